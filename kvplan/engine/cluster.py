@@ -15,6 +15,7 @@ from kvplan.engine.after_arrivals import AfterArrivals
 from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, simulated_in_segments
+from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
@@ -62,7 +63,9 @@ def _member(
         assert not isinstance(config, EngineConfig)
         return SglangReplica(config, latency, recorder)
     engine = strategy_engine(strategy, config, latency, recorder)
-    assert isinstance(engine, Replica | SglangReplica), "a strategy behind a router makes replicas"
+    assert isinstance(engine, Replica | SglangReplica | RankGroup), (
+        "a strategy behind a router makes replicas"
+    )
     return engine
 
 

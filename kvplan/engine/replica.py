@@ -136,6 +136,16 @@ class Replica:
         """Whether anything is left to do."""
         return self.scheduler.has_requests or bool(self.in_flight)
 
+    @property
+    def works(self) -> bool:
+        """Whether somebody runs, or waits and may be let in."""
+        return bool(self.scheduler.running or self.scheduler.waiting.items)
+
+    @property
+    def ends_s(self) -> float:
+        """When the first step in flight ends; infinite without one."""
+        return self.in_flight[0][1] if self.in_flight else _NEVER
+
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``.
 
@@ -183,6 +193,11 @@ class Replica:
     @property
     def polls(self) -> bool:
         """Whether steps without a token count, too: they may tell what has come meanwhile."""
+        return False
+
+    @property
+    def hears(self) -> bool:
+        """Whether something has come that its next step finds."""
         return False
 
     @property

@@ -31,13 +31,13 @@ class Engine(Protocol):
 class Strategy(Protocol):
     """What is done differently from the plain engine: tiers, another allocation, separate prefill, ...
 
-    One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
-    variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
-    drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
-    model answers, which is asked once for each and for nothing else, says so with ``asks_once``; what a step
-    would take, that is not taken, is asked of ``HeardLatency.unheard``. One of SGLang's scheduler has a
-    method ``sglang_engine``, like ``engine`` with a ``SglangConfig``; one that has an oracle, too, builds it
-    with ``sglang_reference``.
+    One whose engines are a ``Replica`` each, or ranks in step, that can be given requests one by one, says
+    so with a class variable ``behind_router``; then several replicas can have it, each for itself. One
+    whose engines cannot drop a request says so with ``holds_on``: its clients wait for ever. One whose
+    steps take what the latency model answers, which is asked once for each and for nothing else, says so
+    with ``asks_once``; what a step would take, that is not taken, is asked of ``HeardLatency.unheard``. One
+    of SGLang's scheduler has a method ``sglang_engine``, like ``engine`` with a ``SglangConfig``; one that
+    has an oracle, too, builds it with ``sglang_reference``.
     """
 
     @property

@@ -18,6 +18,8 @@ MAX_SECTIONS = 20
 
 COLUMNS = ("Figure", "Value", "Meaning")
 
+_EXTREMES = ("most_", "least_")
+
 Section = tuple[str, Sequence[Metric]]
 
 
@@ -31,7 +33,9 @@ def strategies_tables(result: Result) -> list[Table]:
         if len(group) == 1:
             found.append(_table(title(group[0][0]), [(m, figure(m)) for m in group[0][1]]))
         else:
-            found.append(_table(f"{title(name)}, {len(group)} {member(result)}s together", together(group)))
+            found.append(
+                _table(f"{title(name)}, {len(group)} {member(result, name)}s together", together(group))
+            )
     return found[:MAX_SECTIONS]
 
 
@@ -42,16 +46,17 @@ def replica_tables(result: Result) -> list[Table]:
     return tables[:MAX_SECTIONS]
 
 
-def member(result: Result) -> str:
-    """What several sections of one name are of."""
-    return "rank" if "dp_attention" in result.strategies else "replica"
+def member(result: Result, name: str = "") -> str:
+    """What several sections of one name are of: ranks where there are some, that are told of together."""
+    ranks = any(section.startswith("dp_attention") for section in result.strategies)
+    return "rank" if ranks and not name.startswith("dp_attention") else "replica"
 
 
 def _grouped(result: Result) -> list[tuple[str, list[Section]]]:
     """Sections by what they are called without their replica's number; the same figures in each, or apart."""
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Section]] = {}
     for name, metrics in result.strategies.items():
-        base = re.sub(r" \d+$", "", name)
+        base = re.sub(r"( \d+)+$", "", name)
         shape = tuple((metric.name, metric.unit) for metric in metrics)
         groups.setdefault((base, shape), []).append((name, metrics))
     return [(base, sections) for (base, _), sections in groups.items()]
@@ -71,7 +76,11 @@ def together(sections: Sequence[Section]) -> Iterator[tuple[Metric, str]]:
             yield first, f"{figure(first)} each" if any(numbers) else figure(first)
         elif len(numbers) < len(values):
             yield first, ", ".join(dict.fromkeys(map(figure, metrics)))
-        elif "peak" in first.name or (first.unit in _SHARES and any(type(n) is float for n in numbers)):
+        elif (
+            "peak" in first.name
+            or first.name.startswith(_EXTREMES)
+            or (first.unit in _SHARES and any(type(n) is float for n in numbers))
+        ):
             least, most = (first.model_copy(update={"value": edge(numbers)}) for edge in (min, max))
             yield first, _from_to(figure(least), figure(most))
         else:

@@ -15,17 +15,16 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.transfer import slower
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.pool_ranks import about_ranks, check_ranks, lanes_of
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.sglang_beside import about_payload, sides_beside
 from kvplan.scenario.sglang_disaggregation import (
     about_options,
-    about_ranks,
     check_names,
     check_sglang,
     check_vllm,
     decode_options,
-    lanes_of,
     unchecked,
 )
 from kvplan.scenario.side import SECTION, Side, side_of
@@ -90,10 +89,11 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         instances = strategy.pools(deployment.config)
         convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
         about = about_options(strategy.options, part, deployment.fit)
-        more = (*more, *about_ranks(scenario, part), *about, *beside, *about_payload(payload))
+        more = (*more, *about, *beside, *about_payload(payload))
+    ranks = about_ranks(scenario, part)
     return Chosen(
         strategy,
-        (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *more),
+        (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *ranks, *more),
         _warnings(scenario, sides),
         instances,
         _gpus(sides),
@@ -131,6 +131,7 @@ def _check(scenario: Scenario, part: DisaggregationPart) -> None:
         check_sglang(scenario, part)
     else:
         check_vllm(part)
+    check_ranks(scenario, part)
     if scenario.parallel.replicas > 1:
         raise UsageError(
             f"{scenario.parallel.replicas} replicas beside pools of prefill and decode instances",

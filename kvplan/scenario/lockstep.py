@@ -13,6 +13,21 @@ from kvplan.scenario.schema import Scenario
 WHERE = "parallel.dp_attention"
 
 
+def check_context(scenario: Scenario) -> None:
+    """Refuse ranks that would share a sequence.
+
+    Raises:
+        UsageError: context parallelism.
+    """
+    if scenario.parallel.cp > 1:
+        raise UsageError(
+            f"with data-parallel attention a sequence lives on one rank, not on cp {scenario.parallel.cp} of "
+            "them",
+            where=WHERE,
+            hint="use one of the two",
+        )
+
+
 def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen:
     """One attention rank for each of ``parallel.tp`` GPUs.
 
@@ -20,12 +35,7 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
         UsageError: context parallelism.
     """
     parallel, config = scenario.parallel, deployment.config
-    if parallel.cp > 1:
-        raise UsageError(
-            f"with data-parallel attention a sequence lives on one rank, not on cp {parallel.cp} of them",
-            where=WHERE,
-            hint="use one of the two",
-        )
+    check_context(scenario)
     on_vllm = isinstance(config, EngineConfig)
     router = scenario.routing.ranks or ("least-loaded" if on_vllm else "round-robin")
     text = "ranks in step: a step lasts as long as the clock says for the slowest rank"
@@ -34,4 +44,5 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
     assumed = [Assumption(WHERE, parallel.tp, text)]
     if scenario.routing.ranks is None:
         assumed.append(Assumption("routing.ranks", router, "as the engine deals requests to ranks"))
-    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * parallel.tp)
+    ranks = parallel.tp * parallel.replicas
+    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * ranks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import (
     RESERVED_DECODE_TOKENS,
     DecodeOptions,
@@ -13,9 +12,10 @@ from kvplan.engine.disaggregation.sglang.options import (
 )
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
+from kvplan.scenario.pool_ranks import ranks_of
 from kvplan.scenario.pools import OPTIONS, own_scenario
 from kvplan.scenario.schema import Scenario, SglangPart
-from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
+from kvplan.scenario.schema.disaggregation import DisaggregationPart
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -84,11 +84,6 @@ def check_sglang(scenario: Scenario, part: DisaggregationPart) -> None:
             "SGLang's decode server hands out the first token, which came with the cache", "leave it out",
         ),
         (
-            scenario.parallel.dp_attention and part.through == "host", f"{SECTION}.through",
-            "caches of ranks of data-parallel attention that go through the host are not simulated",
-            "leave one of the two out",
-        ),
-        (
             any(pp not in (None, 1) for pp in (scenario.parallel.pp, part.prefill.pp, part.decode.pp)),
             "parallel.pp", "pipeline stages of SGLang's prefill and decode servers are not simulated",
             "use tensor parallelism",
@@ -107,47 +102,6 @@ def unchecked(scenario: Scenario) -> tuple[str, ...]:
     return (f"prefill and decode servers are those of SGLang {CHECKED}, not of {engine.version}",)
 
 
-def ranks_of(scenario: Scenario, part: DisaggregationPart, pool: PoolPart) -> Ranks | None:
-    """Ranks of data-parallel attention of a pool's instances, and how its network adapters are shared out."""
-    if not scenario.parallel.dp_attention:
-        return None
-    count = own_scenario(scenario, pool).parallel.tp
-    return Ranks(count, min(count, part.lanes), scenario.routing.ranks)
-
-
-def lanes_of(scenario: Scenario, part: DisaggregationPart) -> int:
-    """Network adapters that carry one request's cache: all of an instance, or those of one of its ranks."""
-    if scenario.engine.kind != "sglang" or not scenario.parallel.dp_attention:
-        return part.lanes
-    most = max(own_scenario(scenario, pool).parallel.tp for pool in (part.prefill, part.decode))
-    return max(1, part.lanes // most)
-
-
-def about_ranks(scenario: Scenario, part: DisaggregationPart) -> Iterator[Assumption]:
-    """What is assumed of ranks of data-parallel attention."""
-    if not scenario.parallel.dp_attention:
-        return
-    yield Assumption(
-        "parallel.dp_attention", "/".join(str(found.count) for found in _of_both(scenario, part)),
-        "ranks of a prefill/decode server, in step: a step lasts as long as the clock says for the slowest",
-    )  # fmt: skip
-    if scenario.routing.ranks is None:
-        yield Assumption(
-            "routing.ranks", "bootstrap-room/round-robin",
-            "as SGLang deals requests to ranks of prefill/decode servers: by a number drawn for each/in turn",
-        )  # fmt: skip
-    yield Assumption(
-        f"{SECTION}.adapters", "/".join(str(found.adapters) for found in _of_both(scenario, part)),
-        f"of the {part.lanes} lanes of a prefill/decode server, each for an equal share of its ranks: a "
-        "cache goes from rank to rank",
-    )  # fmt: skip
-
-
-def _of_both(scenario: Scenario, part: DisaggregationPart) -> tuple[Ranks, ...]:
-    found = (ranks_of(scenario, part, pool) for pool in (part.prefill, part.decode))
-    return tuple(ranks for ranks in found if ranks is not None)
-
-
 def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOptions:
     """Options of the decode servers, what is left out filled in."""
     pool = part.decode
@@ -155,7 +109,7 @@ def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOption
     assert isinstance(engine, SglangPart)
     running, slots = engine.max_running_requests, pool.extra_slots
     if slots is None:
-        ranks = ranks_of(scenario, part, pool)
+        ranks = ranks_of(scenario, part.lanes, pool)
         if running is not None and ranks is not None:
             running = max(1, running // ranks.count)
         slots = default_extra_slots(running)

@@ -9,11 +9,11 @@ from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.errors import KvplanError, UsageError
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.pool_ranks import ranks_of
 from kvplan.scenario.pools import own_scenario
 from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import PoolPart
-from kvplan.scenario.sglang_disaggregation import ranks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,8 @@ def side_of(scenario: Scenario, deployment: Deployment, name: str, part: PoolPar
         )  # fmt: skip
     own = own_scenario(scenario, part)
     ranks = None
-    if scenario.engine.kind == "sglang" and scenario.disaggregation is not None:
-        ranks = ranks_of(scenario, scenario.disaggregation, part)
+    if scenario.disaggregation is not None:
+        ranks = ranks_of(scenario, scenario.disaggregation.lanes, part)
     if own is scenario:
         return Side(name, PoolPlan(part.instances, part.router, ranks=ranks), deployment)
     try:

@@ -152,9 +152,8 @@ def _tiers(scenario: Scenario, deployment: Deployment) -> Chosen | None:
 
 
 def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen | None:
-    """``parallel.dp_attention``; on SGLang's prefill and decode servers a matter of ``disaggregation``."""
-    servers = scenario.disaggregation is not None and scenario.engine.kind == "sglang"
-    if not scenario.parallel.dp_attention or servers:
+    """``parallel.dp_attention``; of prefill and decode instances a matter of ``disaggregation``."""
+    if not scenario.parallel.dp_attention or scenario.disaggregation is not None:
         return None
     from kvplan.scenario.lockstep import data_parallel_attention
 

@@ -18,13 +18,15 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import make_engine
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.holding.strategy import SlotAllocation
+from kvplan.engine.lockstep.strategy import DataParallelAttention
 from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.strategy import PrefixReuse
 from kvplan.engine.router import ROUTERS
-from kvplan.engine.strategy import Strategy
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.strategy import Strategy, strategy_engine
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.errors import UsageError
@@ -52,6 +54,7 @@ STRATEGIES: dict[str, Callable[[EngineConfig], Strategy]] = {
     "swap": lambda _: tiers("swap"),
     "offloading": lambda _: Offloading(1, 40, Wire(), Wire(), 2),
     "units": lambda config: PrefixReuse(2 * config.block_size),
+    "ranks": lambda _: DataParallelAttention(2),
 }
 
 
@@ -147,6 +150,25 @@ def test_no_request_is_lost(case: tuple[EngineConfig, list[Request]], replicas: 
     assert totals.requests == len(requests) == totals.finished + totals.rejected
     for replica in cluster.replicas:
         assert replica.scheduler.free_blocks == config.usable_blocks
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@examples(40)
+@given(case=cached_cases(), ranks=st.integers(1, 3))
+def test_replicas_of_ranks_decide_as_each_of_them_alone(
+    kind: str, case: tuple[EngineConfig, list[Request]], ranks: int
+) -> None:
+    vllm, requests = case
+    config = vllm if kind == "vllm" else SglangConfig(pool_tokens=64, context_length=vllm.max_model_len)
+    strategy = DataParallelAttention(ranks, "round-robin")
+    lines: list[str] = []
+    play(Cluster(2, "round-robin", config, CLOCK, Recorder(on_decision=lines.append), strategy), requests)
+    for replica in (0, 1):
+        told: list[str] = []
+        engine = strategy_engine(strategy, config, CLOCK, Recorder(on_decision=told.append))
+        engine.run(requests[replica::2])
+        engine.close()
+        assert [line.split("\t", 1)[1] for line in lines if line.startswith(f"{replica}\t")] == told
 
 
 def test_a_host_tier_behind_every_replica() -> None:

@@ -183,11 +183,13 @@ def test_who_needs_a_slot_evicts_the_state_used_longest_ago() -> None:
     for start in (0, 1000, 2000):
         index.publish(prompt(start, 10), 10, 0, 0)
     index.publish(prompt(0, 10, (500, 5)), 15, 0, 0)
-    assert index.look(prompt(1000, 20), 20)[::2] == (10, 10)
+    found = index.look(prompt(1000, 20), 20)
+    assert (found.hit, found.passed) == (10, 10)
     assert (index.states, index.evictable) == (4, 35)
     # The first one has another behind it, which needs its tokens; the third one goes whole.
     assert (index.evict_states(1), index.evictable) == (0, 35)
-    assert index.look(prompt(0, 12), 12)[::2] == (0, 10)
+    found = index.look(prompt(0, 12), 12)
+    assert (found.hit, found.passed) == (0, 10)
     assert (index.evict_states(1), index.evictable) == (10, 25)
     assert (index.states, index.evicted_states, index.orphaned) == (2, 2, 10)
     held = index.look(prompt(0, 10, (500, 5)), 15).node

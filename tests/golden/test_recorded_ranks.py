@@ -2,6 +2,9 @@
 
 Each rank's scheduler is vLLM's own, told as its engine core tells it in which steps prompts have to wait
 (``prefill_schedule_interval``). That steps begin together and who gets which request are kvplan's.
+
+Ranks over several cache groups went round the busy loop of the engine core (``DPEngineCoreProc``), too; some of their
+clients give up.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import pytest
+from drafted_runs import Passes, play
 from recorded_runs import digest, recordings, request
 
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.router import ReplicaView
@@ -20,6 +25,7 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
 RUNS = recordings("vllm-0.33.0-ranks.json.gz")
+GROUPED = recordings("vllm-0.33.0-ranks-groups.json.gz")
 
 
 class Dealt:
@@ -61,3 +67,42 @@ def test_what_is_recorded_holds_prompts_back() -> None:
     assert len(RUNS) == 40
     assert sum(run["config"]["prefill_schedule_interval"] > 1 for run in RUNS) > 20
     assert {run["number"] for run in RUNS} == {2, 3, 4}
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("number", range(len(GROUPED)))
+def test_ranks_over_several_groups(number: int, log: bool) -> None:
+    run = GROUPED[number]
+    groups = tuple(CacheGroup(*group) for group in run["config"]["groups"])
+    config = EngineConfig(**{**run["config"], "groups": groups})
+    recorders: list[Recorder] = []
+
+    def make(recorder: Recorder) -> LockstepEngine:
+        recorders.append(recorder)
+        clock = Passes(*run["clock"], *run["passes"])
+        engine = LockstepEngine(run["number"], "round-robin", config, clock, recorder)
+        engine.router = Dealt(dict(zip((asked[0] for asked in run["requests"]), run["ranks"], strict=True)))
+        return engine
+
+    played = play(run, make, log=log)
+    if log:
+        assert digest(played.lines) == run["decisions"]
+    assert played.aborted == run["aborted"]
+    table = [
+        [row.id, row.arrival_s, row.scheduled_s, row.first_token_s, row.finish_s, row.preemptions]
+        for row in played.rows
+    ]
+    assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
+    totals = recorders[0].totals
+    assert [
+        totals.steps, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens
+    ] == run["totals"]  # fmt: skip
+
+
+def test_what_is_recorded_over_several_groups() -> None:
+    assert {kind for run in GROUPED for kind, *_ in run["config"]["groups"]} == {
+        "full", "sliding", "chunked", "mamba"
+    }  # fmt: skip
+    assert {run["config"]["async_scheduling"] for run in GROUPED} == {True, False}
+    assert {bool(run["aborted"]) for run in GROUPED} == {True, False}
+    assert {run["totals"][1] > 0 for run in GROUPED} == {True, False}

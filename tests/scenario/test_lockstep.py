@@ -66,9 +66,8 @@ def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
     ("flags", "where", "text"),
     [
         ({"parallel.cp": 2}, "parallel.dp_attention", "one rank"),
-        ({"parallel.replicas": 2}, "parallel.replicas", "one replica"),
         ({"routing.ranks": "vllm"}, "", "routing policy"),
-        ({"disaggregation.bytes_per_token": 1}, "", "disaggregation and data-parallel attention"),
+        ({"disaggregation.bytes_per_token": 1, "disaggregation.through": "host"}, "", "go through the host"),
         (
             {
                 "engine.kind": "sglang",

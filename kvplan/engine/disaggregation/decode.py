@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
@@ -97,29 +99,46 @@ class DecodeScheduler(RemoteScheduler):
         request.blocks = 0
 
 
-class DecodeReplica(RemoteReplica):
-    """One instance of the decode pool; it is its own ``KvSource``, and others say when a load ends.
+class Decoding:
+    """How an engine of the decode pool waits for others, for one scheduler or for ranks in step.
 
     Attributes:
         expected: requests that have no blocks yet; as long as there are some, others wait for what it does.
         parked: nothing runs and nothing fits, until something reaches it.
     """
 
-    def __init__(
-        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, events: DecodeEvents
-    ) -> None:
-        self.decode: DecodeScheduler
-        super().__init__(config, latency, recorder, self)
-        self.events = events
-        self.expected = 0
-        self.parked = False
+    clock: float
+    stops: bool
+    stopped: bool
+    parked = False
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
-        """See ``RemoteReplica``."""
-        self.decode = DecodeScheduler(
-            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
-        )
-        return self.decode
+    @property
+    def expected(self) -> int:
+        """See the class."""
+        raise NotImplementedError
+
+    @property
+    def works(self) -> bool:
+        """Whether somebody runs, or waits and may be let in."""
+        raise NotImplementedError
+
+    @property
+    def ends_s(self) -> float:
+        """When the first step in flight ends; infinite without one."""
+        raise NotImplementedError
+
+    @property
+    def hears(self) -> bool:
+        """Whether something has come that it has not noticed."""
+        raise NotImplementedError
+
+    def compute(self, until: float) -> None:
+        """Go on with steps until the clock is at ``until`` or later, or no step is due."""
+        raise NotImplementedError
+
+    def notices_idle(self) -> bool:
+        """Whether nothing can be computed and loads have come; they are known then."""
+        raise NotImplementedError
 
     @property
     def next_s(self) -> float:
@@ -129,16 +148,11 @@ class DecodeReplica(RemoteReplica):
 
         Clients that wait for answers wait for whatever it can do.
         """
-        scheduler = self.scheduler
-        waited_for = (
-            self.expected
-            or self.remote.come
-            or (self.stops and (scheduler.running or self.in_flight or scheduler.waiting.items))
-        )
-        return self.clock if waited_for and not self.parked else float("inf")
+        waited_for = self.expected or self.hears or (self.stops and (self.works or self.ends_s < inf))
+        return self.clock if waited_for and not self.parked else inf
 
-    def advance(self, until: float) -> None:
-        """As ``Replica``, up to the step in which blocks were reserved: then others may have to act first."""
+    def go_on(self, until: float) -> None:
+        """To ``until``, or to the step in which blocks were reserved: then others may have to act first."""
         while True:
             expected = self.expected
             self.compute(until)
@@ -148,17 +162,56 @@ class DecodeReplica(RemoteReplica):
     def catch_up(self, now: float) -> None:
         """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
         if not self.parked:
-            self.advance(now)
+            self.go_on(now)
         self.parked = False
-        if self.clock < now and not self.in_flight:
+        if self.clock < now and self.ends_s == inf:
             self.clock = now
+
+
+class DecodeReplica(RemoteReplica, Decoding):
+    """One instance of the decode pool, or a rank of one.
+
+    It is its own ``KvSource``, and others say when a load ends.
+
+    Attributes:
+        expected: see ``Decoding``.
+    """
+
+    expected = 0
+
+    def __init__(
+        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, events: DecodeEvents
+    ) -> None:
+        self.decode: DecodeScheduler
+        super().__init__(config, latency, recorder, self)
+        self.events = events
+
+    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+        """See ``RemoteReplica``."""
+        self.decode = DecodeScheduler(
+            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
+        )
+        return self.decode
+
+    def advance(self, until: float) -> None:
+        """As ``Replica``, up to the step in which blocks were reserved."""
+        self.go_on(until)
 
     # -- what reaches it --------------------------------------------------------------------------------
 
-    def offer(self, journey: Journey, request: Request) -> None:
-        """A request whose KV will come, or (``journey.lost``) that is to be computed here."""
+    @property
+    def members(self) -> Sequence[DecodeReplica]:
+        """Whoever has requests: itself alone."""
+        return (self,)
+
+    def offer(self, journey: Journey, request: Request) -> int:
+        """A request whose KV will come, or (``journey.lost``) that is to be computed here.
+
+        Returns which of its members gets it.
+        """
         self.push(request)
         self.expected += not journey.lost
+        return 0
 
     @property
     def computes(self) -> bool:

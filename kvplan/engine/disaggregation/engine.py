@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
+from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import Breakdown
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import UNSET, FirstToken, Journey, Ready
-from kvplan.engine.disaggregation.pool import Pool
+from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.prefill import PrefillReplica
+from kvplan.engine.disaggregation.ranks import DecodeInstance, DecodeRanks, PrefillInstance, PrefillRanks
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
 from kvplan.traces.request import Request
 
 
-class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
+class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance]):
     """See the package.
 
     Args:
@@ -55,15 +58,35 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         super().__init__((prefill, decode), recorder, route, block_bytes, Breakdown(first_token))
         self._streamed: list[tuple[float, int, Journey, int, float]] = []
 
-    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillInstance:
         """One instance of the prefill pool."""
+        if pool.ranks is None:
+            return self.make_prefill(pool.options, pool.latency, recorder)
+        return self.prefill_ranks(pool, pool.ranks, recorder)
+
+    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeInstance:
+        """One instance of the decode pool."""
+        if pool.ranks is None:
+            return self.make_decode(pool.options, pool.latency, recorder)
+        return self.decode_ranks(pool, pool.ranks, recorder)
+
+    def prefill_ranks(self, pool: Pool, ranks: Ranks, recorder: Recorder) -> PrefillRanks:
+        """A prefill instance that has ranks."""
+        return PrefillRanks(pool, ranks, recorder, self.make_prefill)
+
+    def decode_ranks(self, pool: Pool, ranks: Ranks, recorder: Recorder) -> DecodeRanks:
+        """A decode instance that has ranks."""
+        return DecodeRanks(pool, ranks, recorder, self.make_decode)
+
+    def make_prefill(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
+        """A prefill instance, or a rank of one."""
         return PrefillReplica(
-            pool.options, pool.latency, recorder, self, layers=bool(self.layers), handover=self.handover
+            config, latency, recorder, self, layers=bool(self.layers), handover=self.handover
         )
 
-    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
-        """One instance of the decode pool."""
-        return DecodeReplica(pool.options, pool.latency, recorder, self)
+    def make_decode(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
+        """A decode instance, or a rank of one."""
+        return DecodeReplica(config, latency, recorder, self)
 
     # -- a request's way --------------------------------------------------------------------------------
 
@@ -78,7 +101,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
     def take_in(self, way: Journey, request: Request, before: Request) -> None:
         """See the base class."""
         way.prefill = self.pools[0].router.choose(request, self.prefills)
-        self.prefills[way.prefill].push(before)
+        way.prefill_rank = self.prefills[way.prefill].take(before)
 
     def before_event(self, time_s: float, posted: int) -> None:
         """See the base class."""
@@ -98,7 +121,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
             return
         decode = self.decodes[journey.decode]
         decode.catch_up(now)
-        decode.withdraw(journey.offered)
+        decode.members[journey.decode_rank].withdraw(journey.offered)
         journey.offered, journey.decode, journey.reserved_s = None, -1, UNSET
         self._touched = True
 
@@ -150,7 +173,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
             replica.catch_up(now)
         facts = journey.after(now, self.first_token)
         journey.decode = self.pools[1].router.choose(facts, self.decodes)
-        self.decodes[journey.decode].offer(journey, facts)
+        journey.decode_rank = self.decodes[journey.decode].offer(journey, facts)
         self._touched = True
 
     def _stream(self, time_s: float, posted: int) -> None:
@@ -183,7 +206,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         if journey.held is not None:
             prefill = self.prefills[journey.prefill]
             prefill.catch_up(now)
-            prefill.release(journey.held)
+            prefill.members[journey.prefill_rank].release(journey.held)
         self.breakdown.alone += 1
         self._row(journey, now)
 
@@ -194,7 +217,8 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
             return
         blocks = -(-journey.sent_tokens // self.block_size) - journey.hit_blocks
         done = self.fabric.send(
-            journey.prefill, journey.decode, blocks * self.block_bytes,
+            self.pools[0].adapter_of(journey.prefill, journey.prefill_rank),
+            self.pools[1].adapter_of(journey.decode, journey.decode_rank), blocks * self.block_bytes,
             max(ready.first_s, reserved), max(ready.last_s, reserved), ready.pieces,
         )  # fmt: skip
         self.kept_blocks += journey.hit_blocks
@@ -208,10 +232,10 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         assert journey.held is not None
         assert journey.offered is not None
         prefill.catch_up(now)
-        prefill.release(journey.held)
+        prefill.members[journey.prefill_rank].release(journey.held)
         journey.held = None
         decode.catch_up(now)
-        decode.arrived(journey.offered, now)
+        decode.members[journey.decode_rank].arrived(journey.offered, now)
 
     def _ends_here(self, journey: Journey) -> bool:
         """Whether the token that the prefill instance samples is the last one."""

@@ -44,6 +44,7 @@ class Journey:
         sent_tokens: of the prompt, those that are sent: not the last few that are left to the decode
             instance.
         prefill, decode: the instances; ``decode`` is -1 as long as none was chosen.
+        prefill_rank, decode_rank: which of their ranks, where they have some.
         attempt: rises when the prefill instance preempts it: what it had computed is gone.
         ready: what is computed and not yet sent.
         hit_blocks: blocks of the prompt that were there: in the decode instance's prefix cache.
@@ -56,9 +57,9 @@ class Journey:
     """
 
     __slots__ = (
-        "arrived_s", "attempt", "cached_tokens", "decode", "first_token_s", "held", "hit_blocks", "lost",
-        "offered", "preemptions", "prefill", "prefilled_s", "ready", "refused", "request", "reserved_s",
-        "scheduled_s", "sent_tokens",
+        "arrived_s", "attempt", "cached_tokens", "decode", "decode_rank", "first_token_s", "held",
+        "hit_blocks", "lost", "offered", "preemptions", "prefill", "prefill_rank", "prefilled_s", "ready",
+        "refused", "request", "reserved_s", "scheduled_s", "sent_tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, prefill: int, left: int = 0) -> None:
@@ -66,6 +67,7 @@ class Journey:
         self.sent_tokens = request.prompt_tokens - (left if request.prompt_tokens > left else 0)
         self.prefill = prefill
         self.decode = -1
+        self.prefill_rank = self.decode_rank = 0
         self.attempt = 0
         self.ready: Ready | None = None
         self.hit_blocks = 0

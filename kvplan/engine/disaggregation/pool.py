@@ -29,6 +29,11 @@ class Ranks:
     adapters: int = 1
     router: str | None = None
 
+    @property
+    def balancer(self) -> str:
+        """Who deals requests to vLLM's."""
+        return self.router or "least-loaded"
+
     def adapter_of(self, rank: int) -> int:
         """The one a rank sends or receives through."""
         return rank * self.adapters // self.count
@@ -55,6 +60,11 @@ class Pool:
     def adapters(self) -> int:
         """Network adapters of an instance that carry one transfer each."""
         return 1 if self.ranks is None else self.ranks.adapters
+
+    def adapter_of(self, instance: int, rank: int) -> int:
+        """The number of a rank's network adapter among those of the pool."""
+        within = 0 if self.ranks is None else self.ranks.adapter_of(rank)
+        return instance * self.adapters + within
 
     @property
     def options(self) -> EngineConfig:

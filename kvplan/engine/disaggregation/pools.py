@@ -20,6 +20,7 @@ from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.errors import EngineStuck
+from kvplan.engine.lockstep.ranks import SECTION
 from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
 from kvplan.traces.request import Request
 
@@ -288,6 +289,15 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
             setattr(totals, name, sum(getattr(prefill.recorder.totals, name) for prefill in self.prefills))
         self.recorder.settle()
         self.recorder.sections["disaggregation"] = list(self.metrics())
+        for name, pool in self._pools:
+            for index, instance in enumerate(pool):
+                if (told := instance.recorder.sections.get(SECTION)) is not None:
+                    number = f" {index}" if len(pool) > 1 else ""
+                    self.recorder.sections[f"{SECTION} {name}{number}"] = told
+
+    @property
+    def _pools(self) -> tuple[tuple[str, Sequence[Actor]], ...]:
+        return ("prefill", self.prefills), ("decode", self.decodes)
 
     def metrics(self) -> Iterator[Metric]:
         """What a result says of the pools beside the totals; here what all pools have to say."""
@@ -298,11 +308,7 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
 
     def pool_metrics(self) -> Iterator[Metric]:
         """The last of the metrics: both pools by themselves."""
-        pools: tuple[tuple[str, Sequence[Actor]], ...] = (
-            ("prefill", self.prefills),
-            ("decode", self.decodes),
-        )
-        for name, pool in pools:
+        for name, pool in self._pools:
             for field, unit, meaning in (
                 ("peak_used_blocks", "blocks", "referenced blocks; sum of the instances' peaks"),
                 ("preemptions", "1", "requests preempted"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
@@ -93,15 +95,55 @@ class PrefillScheduler(VllmScheduler):
             request.samples = request.stale = 0
 
 
-class PrefillReplica(Replica):
-    """One instance of the prefill pool.
+class Prefilling:
+    """How an engine of the prefill pool stands still, for one scheduler or for ranks in step.
+
+    Attributes:
+        parked_s: since when nothing fits because blocks are held; None while there is something to do.
+        stalled_s: how long it was like that in all.
+    """
+
+    clock: float
+    parked_s: float | None = None
+    stalled_s = 0.0
+
+    @property
+    def works(self) -> bool:
+        """Whether somebody runs, or waits and may be let in."""
+        raise NotImplementedError
+
+    @property
+    def ends_s(self) -> float:
+        """When the first step in flight ends; infinite without one."""
+        raise NotImplementedError
+
+    def advance(self, until: float) -> None:
+        """See ``Actor``."""
+        raise NotImplementedError
+
+    @property
+    def next_s(self) -> float:
+        """Others notice nothing of what it does before this time; infinite while it waits itself."""
+        return self.clock if self.parked_s is None and self.works else self.ends_s
+
+    def catch_up(self, now: float) -> None:
+        """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
+        if self.parked_s is not None:
+            self.stalled_s += now - self.parked_s
+            self.parked_s = None
+        elif not self.works:
+            self.advance(now)
+        if self.clock < now and self.ends_s == inf:
+            self.clock = now
+
+
+class PrefillReplica(Replica, Prefilling):
+    """One instance of the prefill pool, or a rank of one.
 
     ``advance`` ends when a prompt is computed, or has begun where that matters to others: what follows from
     it may come back to this instance before its next step.
 
     Attributes:
-        parked_s: since when nothing fits because blocks are held; None while there is something to do.
-        stalled_s: how long it was like that in all.
         peak_held: most requests computed and not yet sent.
     """
 
@@ -123,8 +165,6 @@ class PrefillReplica(Replica):
         self.prefill = self.make_scheduler()
         self.scheduler = self.prefill
         self.events = events
-        self.parked_s: float | None = None
-        self.stalled_s = 0.0
         self.peak_held = 0
         self._free_s = 0.0
         self._seconds = 0.0
@@ -136,21 +176,14 @@ class PrefillReplica(Replica):
         return PrefillScheduler(self.config, self.handover, keep_schedule=self.layers or self.logging)
 
     @property
-    def next_s(self) -> float:
-        """Others notice nothing of what it does before this time; infinite while it waits itself."""
-        if self.parked_s is None and (self.prefill.running or self.prefill.waiting.items):
-            return self.clock
-        return self.in_flight[0][1] if self.in_flight else float("inf")
+    def members(self) -> Sequence[PrefillReplica]:
+        """Whoever has requests: itself alone."""
+        return (self,)
 
-    def catch_up(self, now: float) -> None:
-        """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
-        if self.parked_s is not None:
-            self.stalled_s += now - self.parked_s
-            self.parked_s = None
-        elif not self.scheduler.has_requests:
-            self.advance(now)
-        if self.clock < now and not self.in_flight:
-            self.clock = now
+    def take(self, request: Request) -> int:
+        """A request to compute; returns which of its members gets it."""
+        self.push(request)
+        return 0
 
     @property
     def computes(self) -> bool:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """One pool; options and clock are those of the deployment where they are None. ``ranks``: of each of
-    SGLang's instances, where it has some; ``config`` is then that of a rank. ``beside``: what SGLang's
-    instances have beside their tokens."""
+    """One pool; options and clock are those of the deployment where they are None. ``ranks``: of each
+    instance, where it has some; ``config`` is then that of a rank. ``beside``: what SGLang's instances have
+    beside their tokens."""
 
     instances: int = 1
     router: str = "round-robin"
@@ -37,6 +37,11 @@ class PoolPlan:
     latency: LatencyModel | None = None
     ranks: Ranks | None = None
     beside: RecurrentStates | WindowPools | None = None
+
+    @property
+    def members(self) -> int:
+        """Engines of all its instances: these, or their ranks."""
+        return self.instances * (1 if self.ranks is None else self.ranks.count)
 
     def pool(self, name: str, config: EngineConfig | SglangConfig, latency: LatencyModel) -> Pool:
         """The pool, called ``name``, where the deployment's options and clock are these.
@@ -95,9 +100,10 @@ class Disaggregation:
         return self.prefill.latency is None is self.decode.latency
 
     def pools(self, config: EngineConfig) -> tuple[EngineConfig | SglangConfig, ...]:
-        """The options of every instance, when those of the deployment are ``config``."""
+        """The options of every instance, or of every rank of those, when those of the deployment are
+        ``config``."""
         return tuple(
-            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
+            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.members)
         )
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DisaggregatedEngine:
@@ -105,7 +111,7 @@ class Disaggregation:
 
         Raises:
             UsageError: no instances, a pool of several layer groups, an eviction policy that needs the
-                future, pools of different block sizes.
+                future, pools of different block sizes, ranks whose caches are sent layer by layer.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -113,6 +119,12 @@ class Disaggregation:
             _check(pool.options)
         check_block_sizes(pools)
         before, after = pools
+        if self.layers and (before.ranks is not None or after.ranks is not None):
+            raise UsageError(
+                "caches of data-parallel ranks that are sent layer by layer are not simulated",
+                where="disaggregation.streaming",
+                hint="leave it out: the cache is sent whole, as NIXL does",
+            )
         kind: Callable[..., DisaggregatedEngine] = DisaggregatedEngine
         if self.drafts is not None:
             from kvplan.engine.speculation.pools import DraftingPools

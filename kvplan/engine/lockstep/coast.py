@@ -26,7 +26,7 @@ class Part:
         steady = rank.scheduler.steady
         self.rank, self.number, self.steps = rank, number, steps
         self.count = count = steady.count
-        self.plan = StepPlan()
+        self.plan = rank.scheduler.new_plan()
         self.batch = batch = self.plan.batch
         batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
         batch.decode_context = batch.decode_kv_tokens = steady.context()
@@ -41,11 +41,12 @@ class Part:
     def _blocks(self, steps: int) -> int:
         """Blocks that the next ``steps`` steps need."""
         steady = self.rank.scheduler.steady
-        rounds, rest = divmod(steps, steady.block_size)
-        phase = steady.tick % steady.block_size
-        beyond = max(0, phase + rest - steady.block_size)
-        boundaries = steady.boundaries
-        return rounds * self.count + sum(boundaries[phase : phase + rest]) + sum(boundaries[:beyond])
+        needs = steady.needs
+        period = len(needs)
+        rounds, rest = divmod(steps, period)
+        phase = steady.tick % period
+        beyond = max(0, phase + rest - period)
+        return rounds * sum(needs) + sum(needs[phase : phase + rest]) + sum(needs[:beyond])
 
     def settle(self, done: int, *, overlap: bool) -> StepPlan:
         """Write down that ``done`` steps were taken; returns the plan of the last one."""
@@ -58,8 +59,7 @@ class Part:
         scheduler.steps_since_prefill += done
         totals.steps += done
         if taken:
-            scheduler.index.take(taken)
-            totals.peak_used_blocks = max(totals.peak_used_blocks, self.rank.used_blocks)
+            totals.peak_used_blocks = max(totals.peak_used_blocks, scheduler.take(taken))
         totals.peak_waiting = max(totals.peak_waiting, len(scheduler.waiting))
         if steady.next_event() <= steady.tick:
             plan = scheduler.settle_calendar(plan)
@@ -76,7 +76,9 @@ def quiet_parts(ranks: Sequence[Replica], before: Group | None) -> list[Part]:
     found = []
     for number, rank in enumerate(ranks):
         scheduler = rank.scheduler
-        if not scheduler.has_requests:
+        if not rank.works:
+            if rank.hears:
+                return []
             continue
         if (
             scheduler.undecided()

@@ -17,6 +17,7 @@ from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.metrics import SECTION, metrics
 from kvplan.engine.speculation.replica import DraftReplica
+from kvplan.engine.speculation.rules import DraftRules
 from kvplan.engine.speculation.strategy import Speculation
 
 
@@ -35,8 +36,27 @@ def with_drafts(
     return {**others, SECTION: metrics(found)}
 
 
-class DraftedLockstepEngine(LockstepEngine):
-    """vLLM's.
+class DraftsTogether(LockstepEngine):
+    """vLLM's ranks, all of which make drafts in a step or none.
+
+    Attributes:
+        rules: of the drafts of every rank.
+    """
+
+    rules: DraftRules
+
+    def _launch(self, plans: Sequence[StepPlan]) -> float:
+        """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
+        running = [plan.batch for plan in plans if plan.batch.scheduled_tokens]
+        if len(running) < len(plans) or any(batch.drafting for batch in running):
+            for batch in running:
+                batch.drafting = self.rules.tokens
+        end = super()._launch(plans)
+        return end - self.drafting_s if running and self.rules.outputs_first else end
+
+
+class DraftedLockstepEngine(DraftsTogether):
+    """Ranks that compute whatever their requests need themselves.
 
     Args:
         ranks, router, config, latency, recorder: as of ``LockstepEngine``.
@@ -47,20 +67,10 @@ class DraftedLockstepEngine(LockstepEngine):
         self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder,
         drafts: Speculation,
     ) -> None:  # fmt: skip
-        self.drafts = drafts
+        self.rules = drafts.rules
         super().__init__(ranks, router, config, latency, recorder, drafts.engine)
-
-    def _launch(self, plans: Sequence[StepPlan]) -> float:
-        """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
-        rules = self.drafts.rules
-        running = [plan.batch for plan in plans if plan.batch.scheduled_tokens]
-        if len(running) < len(plans) or any(batch.drafting for batch in running):
-            for batch in running:
-                batch.drafting = rules.tokens
-        end = super()._launch(plans)
-        return end - self.drafting_s if running and rules.outputs_first else end
 
     def sections(self) -> dict[str, list[Metric]]:
         """As the base class; drafts of all ranks are counted together."""
         counts = [rank.drafting.drafted for rank in self.ranks if isinstance(rank, DraftReplica)]
-        return with_drafts(super().sections(), self.drafts.rules.tokens, counts)
+        return with_drafts(super().sections(), self.rules.tokens, counts)

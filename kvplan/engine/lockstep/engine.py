@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, nextafter
-from typing import NoReturn
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
+from kvplan.engine.instance import make_replica
 from kvplan.engine.lockstep.coast import Part, quiet_parts
 from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.remote.plan import RemotePlan
 from kvplan.engine.replica import Replica
 
 ASKING = 16
@@ -41,7 +42,12 @@ class Group:
     @property
     def brings(self) -> bool:
         """Whether its end changes more than the clock."""
-        return any(plan.first or plan.finish or plan.samples for plan in self.plans)
+        return self.tells or any(plan.first or plan.finish or plan.samples for plan in self.plans)
+
+    @property
+    def tells(self) -> bool:
+        """Whether workers of a rank have found something that has come."""
+        return any(isinstance(plan, RemotePlan) and plan.told for plan in self.plans)
 
 
 class LockstepEngine(RankGroup[Replica]):
@@ -56,14 +62,14 @@ class LockstepEngine(RankGroup[Replica]):
 
     def __init__(
         self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder,
-        make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = Replica,
+        make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = make_replica,
     ) -> None:  # fmt: skip
         super().__init__(router, latency, recorder)
         self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self.config = config = self.ranks[0].config
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
-        self._idle = [StepPlan()] * ranks
+        self._idle = [rank.scheduler.new_plan() for rank in self.ranks]
         self._depth = 2 if config.async_scheduling else 1
         self._interval = config.prefill_schedule_interval if ranks > 1 else 1
         self._calls = 0
@@ -78,21 +84,43 @@ class LockstepEngine(RankGroup[Replica]):
     def _waits(self) -> bool:
         return any(rank.scheduler.has_requests for rank in self.ranks)
 
+    @property
+    def works(self) -> bool:
+        """Whether somebody runs, or waits and may be let in."""
+        return any(rank.works for rank in self.ranks)
+
+    @property
+    def ends_s(self) -> float:
+        """When the first step in flight ends; infinite without one."""
+        return self._in_flight[0].end_s if self._in_flight else inf
+
+    @property
+    def polls(self) -> bool:
+        """Whether steps without a token count, too."""
+        return any(rank.polls for rank in self.ranks)
+
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
         in_flight = self._in_flight
         self.stopped = False
         while self.clock < until and not self.stopped:
-            if self._waits:
+            rounds = 1
+            if self.works or (in_flight and self.polls):
                 if self.recorder.on_decision is None and self._coast(until):
                     continue
                 group = self._plan()
-                if group.tokens or group.preempts:
+                if not group.tokens:
+                    if not group.preempts and not self._goes_on(group):
+                        self._nothing_fits()
+                        self._calls = 0
+                        break
+                    rounds = 1 if any(flying.tokens for flying in in_flight) else 0
+                until = self._planned(group, until)
+                counts = group.tokens or self.polls
+                if counts or group.preempts:
                     in_flight.append(group)
-                elif not in_flight:
-                    self._stuck()
-                if group.tokens and len(in_flight) < self._depth:
-                    self._count(1)
+                if counts and len(in_flight) < self._depth:
+                    self._count(rounds)
                     continue
             elif not in_flight:
                 self._calls = 0
@@ -100,11 +128,11 @@ class LockstepEngine(RankGroup[Replica]):
             group = in_flight.popleft()
             self.clock = max(self.clock, group.end_s)
             self._deliver(group, in_flight)
-            self._count(1)
+            self._count(rounds)
 
     def _plan(self) -> Group:
         """Plan a step of every rank."""
-        in_flight, clock, interval = self._in_flight, self.clock, self._interval
+        in_flight, interval = self._in_flight, self._interval
         plans = []
         # Ranks compute prompts in the same steps, whoever computed one last (vLLM's ``step_counter``).
         since_prefill = 0 if self._calls % interval else interval
@@ -115,12 +143,19 @@ class LockstepEngine(RankGroup[Replica]):
             running = in_flight[-1].plans[number] if in_flight else None
             scheduler.in_flight = 1 if running is not None and running.batch.scheduled_tokens else 0
             plans.append(scheduler.schedule())
-        group = Group(tuple(plans), self._launch(plans))
-        for rank, plan in zip(self.ranks, plans, strict=True):
-            rank.record(plan, clock)
+        return Group(tuple(plans), self._launch(plans))
+
+    def _planned(self, group: Group, until: float) -> float:
+        """A step was planned; returns the time to go on until, now that it is known."""
+        for rank, plan in zip(self.ranks, group.plans, strict=True):
+            until = rank.planned(plan, self.clock, until)
         if group.tokens or group.preempts:
-            self.note(clock)
-        return group
+            self.note(self.clock)
+        return until
+
+    def _goes_on(self, group: Group) -> bool:
+        """Whether this step, in which nothing can be computed, may be followed by another one."""
+        return bool(self._in_flight)
 
     def _launch(self, plans: Sequence[StepPlan]) -> float:
         """All begin together; returns when the slowest is through."""
@@ -133,12 +168,12 @@ class LockstepEngine(RankGroup[Replica]):
         return self._device_free
 
     def _count(self, rounds: int) -> None:
-        """All ranks have gone round.
+        """All ranks have gone round so often; not at all where none of them had anything to compute.
 
         Now and then they ask one another whether anybody has a request left, and start over if nobody has,
         whoever comes next.
         """
-        self._calls += rounds
+        self._calls = self._calls + rounds if rounds else 0
         if not self._waits and (self._calls == 1 or not self._calls % ASKING):
             self._calls = 0
 
@@ -152,11 +187,15 @@ class LockstepEngine(RankGroup[Replica]):
             rank.deliver(plan, self.clock)
         self.stopped = self.stops and (left or any(plan.finish for plan in group.plans))
 
-    def _stuck(self) -> NoReturn:
+    def _nothing_fits(self) -> None:
+        """Requests wait, nothing runs and none of them can be admitted.
+
+        Raises:
+            EngineStuck: nothing will ever change that.
+        """
         for rank in self.ranks:
             if rank.scheduler.waiting.items:
                 raise EngineStuck(self.clock, rank.scheduler.waiting.head().request.id)
-        raise AssertionError("stuck without a request")
 
     def _coast(self, until: float) -> bool:
         """Take steps in which no rank decides anything; whether there were any."""

@@ -20,6 +20,10 @@ _SUMMED = (
 )  # fmt: skip
 
 
+SECTION = "dp_attention"
+"""Of a result: what ranks have to tell."""
+
+
 def _nothing(batch: StepBatch) -> float:
     return 0.0
 
@@ -69,6 +73,7 @@ class RankGroup(Generic[R]):
         """See ``Stepped``."""
         self.drafting_s = 0.0
         """How much of the last step accounted for made drafts."""
+        self._dealt: list[int] = []
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
@@ -92,11 +97,46 @@ class RankGroup(Generic[R]):
 
     def push(self, request: Request) -> None:
         """A request arrives and is dealt to a rank; ``advance`` must have been called up to its arrival."""
+        self.give(request)
+
+    def give(self, request: Request) -> int:
+        """As ``push``; returns which of the ranks has it."""
         if request.arrival_s > self.clock and not self.busy:
             self.clock = request.arrival_s
-        rank = self.ranks[self.router.choose(request, self.ranks)]
+        number = self.deal(request)
+        rank = self.ranks[number]
         rank.clock = self.clock
         rank.push(request)
+        return number
+
+    def deal(self, request: Request) -> int:
+        """Which of the ranks gets a request."""
+        rank = self.router.choose(request, self.ranks)
+        self._dealt = self._dealt or [0] * len(self.ranks)
+        self._dealt[rank] += 1
+        return rank
+
+    # -- what a router sees -----------------------------------------------------------------------------
+
+    @property
+    def requests(self) -> int:
+        """Requests it has, running and waiting."""
+        return sum(rank.requests for rank in self.ranks)
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks that running requests hold."""
+        return sum(rank.used_blocks for rank in self.ranks)
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """Blocks the request's prompt fills."""
+        return self.ranks[0].prompt_blocks_of(request)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """Blocks of the request's prompt that are in the prefix cache of the rank that has most of it."""
+        return max(rank.cached_blocks_of(request) for rank in self.ranks)
+
+    # -- steps ------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -150,7 +190,7 @@ class RankGroup(Generic[R]):
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
         waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
         parts = totals.steps * len(self.ranks)
-        self.recorder.sections["dp_attention"] = [
+        self.recorder.sections[SECTION] = [
             Metric("ranks", len(self.ranks), "1", "attention ranks in step, each with a pool of its own"),
             Metric("waited", waited, "1", "share of the ranks' time spent waiting for the slowest one"),
             Metric(
@@ -166,6 +206,10 @@ class RankGroup(Generic[R]):
     def served(self) -> tuple[list[int], str]:
         """Requests of each rank that have ended there, and how."""
         return [rank.recorder.totals.finished for rank in self.ranks], "finished"
+
+    def dealt(self) -> tuple[list[int], str]:
+        """The same where requests end elsewhere, or not here alone."""
+        return self._dealt or [0] * len(self.ranks), "dealt"
 
     def sections(self) -> dict[str, list[Metric]]:
         """What ranks themselves have to tell, under their numbers."""

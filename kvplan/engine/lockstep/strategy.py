@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.instance import one_full_group
+from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -32,6 +32,7 @@ class DataParallelAttention:
     router: str = "least-loaded"
     drafts: Speculation | None = None
     pool: RecurrentStates | WindowPools | None = None
+    behind_router: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -54,15 +55,13 @@ class DataParallelAttention:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no ranks, a pool of several layer groups, an eviction policy that needs the future.
+            UsageError: no ranks, groups that ranks cannot keep, an eviction policy that needs the future.
             UnknownName: no such routing policy.
         """
         self._check()
-        if not one_full_group(config):
-            kinds = ", ".join(group.kind for group in config.groups)
+        if not simulated_in_segments(config):
             raise UsageError(
-                f"data-parallel attention is simulated for models with full attention only, not for layer "
-                f"groups {kinds}",
+                "ranks are not simulated with full attention (or chunks) in blocks of two sizes",
                 where="parallel.dp_attention",
                 hint="simulate one rank with the rate divided by the number of ranks",
             )

@@ -157,6 +157,11 @@ class RemoteReplica(Replica):
         return self.expects_blocks
 
     @property
+    def hears(self) -> bool:
+        """As the base class."""
+        return bool(self.remote.come)
+
+    @property
     def expects_blocks(self) -> bool:
         """As the base class: what is on its way takes blocks until it has come."""
         queue = self.remote.queue
@@ -177,7 +182,7 @@ class RemoteReplica(Replica):
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; fetches begin, and the first to end bounds ``until``; workers look for loads."""
         until = super().planned(plan, clock, until)
-        self._start_fetches(clock)
+        self.start_fetches(clock)
         self.remote.tell(plan)
         due = self.next_timer
         return due if due < until else until
@@ -188,13 +193,18 @@ class RemoteReplica(Replica):
         Nor while clients may give up: by priority, who has loaded and lacks blocks stands before those who
         hold them.
         """
-        self._start_fetches(clock)
+        self.start_fetches(clock)
         self._nothing_planned = True
-        waits_for_nothing = not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN
-        if waits_for_nothing and self.remote.waiting.items:
+        if self.waits_for_nothing and self.gives_up_s == UNKNOWN and self.remote.waiting.items:
             super()._nothing_fits(clock)
 
-    def _start_fetches(self, clock: float) -> None:
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether nothing is on its way that could give back blocks."""
+        return not self.remote.queue.loading and not self._timers
+
+    def start_fetches(self, clock: float) -> None:
+        """Fetch for the loads that began in the step planned at ``clock``."""
         begun = self.remote.begun
         if not begun:
             return

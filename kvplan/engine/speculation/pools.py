@@ -20,8 +20,10 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
-from kvplan.engine.disaggregation.pool import Pool
+from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
+from kvplan.engine.disaggregation.ranks import DecodeRanks, Make, PrefillRanks
+from kvplan.engine.lockstep.drafted import DraftsTogether
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.scheduler import RemoteScheduler
@@ -31,6 +33,7 @@ from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.metrics import SECTION, metrics
 from kvplan.engine.speculation.replica import Verifying
+from kvplan.engine.speculation.rules import DraftRules
 from kvplan.engine.speculation.scheduler import DraftScheduler
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
@@ -134,6 +137,26 @@ class DraftDecodeReplica(Loading, DecodeReplica):
         return request.prompt_tokens
 
 
+class DraftPrefillRanks(DraftsTogether, PrefillRanks):
+    """An instance of a prefill pool that has ranks with the drafter."""
+
+    def __init__(
+        self, rules: DraftRules, pool: Pool, ranks: Ranks, recorder: Recorder, make: Make[PrefillReplica]
+    ) -> None:
+        self.rules = rules
+        PrefillRanks.__init__(self, pool, ranks, recorder, make)
+
+
+class DraftDecodeRanks(DraftsTogether, DecodeRanks):
+    """An instance of a decode pool that has ranks which verify drafts."""
+
+    def __init__(
+        self, rules: DraftRules, pool: Pool, ranks: Ranks, recorder: Recorder, make: Make[DecodeReplica]
+    ) -> None:
+        self.rules = rules
+        DecodeRanks.__init__(self, pool, ranks, recorder, make)
+
+
 class DraftingPools(DisaggregatedEngine):
     """A ``DisaggregatedEngine`` both of whose pools have the drafter; those of decode verify.
 
@@ -173,22 +196,29 @@ class DraftingPools(DisaggregatedEngine):
             first_token=first_token, handover=handover,
         )  # fmt: skip
 
-    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+    def make_prefill(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
         return DraftPrefillReplica(
-            pool.options, pool.latency, recorder, self, self.drafts, layers=bool(self.layers),
-            handover=self.handover,
-        )  # fmt: skip
+            config, latency, recorder, self, self.drafts, layers=bool(self.layers), handover=self.handover
+        )
 
-    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
+    def make_decode(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """See the base class."""
-        return DraftDecodeReplica(pool.options, pool.latency, recorder, self, self.drafts)
+        return DraftDecodeReplica(config, latency, recorder, self, self.drafts)
+
+    def prefill_ranks(self, pool: Pool, ranks: Ranks, recorder: Recorder) -> PrefillRanks:
+        """See the base class."""
+        return DraftPrefillRanks(self.drafts.rules, pool, ranks, recorder, self.make_prefill)
+
+    def decode_ranks(self, pool: Pool, ranks: Ranks, recorder: Recorder) -> DecodeRanks:
+        """See the base class."""
+        return DraftDecodeRanks(self.drafts.rules, pool, ranks, recorder, self.make_decode)
 
     def close(self) -> None:
         """As the base class, and report what became of drafts on decode instances."""
         super().close()
         found = Drafted(self.drafts.rules.tokens)
-        for decode in self.decodes:
+        for decode in (rank for instance in self.decodes for rank in instance.members):
             assert isinstance(decode, DraftDecodeReplica)
             found.add(decode.drafting.drafted)
         self.recorder.sections[SECTION] = metrics(found)

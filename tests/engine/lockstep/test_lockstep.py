@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
-from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.config import EngineConfig
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.lockstep.strategy import DataParallelAttention
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -135,9 +135,6 @@ def test_decisions_carry_the_rank() -> None:
 
 
 def test_what_is_refused() -> None:
-    hybrid = EngineConfig(num_blocks=100, groups=(CacheGroup("full", 16), CacheGroup("sliding", 16, 64)))
-    with pytest.raises(UsageError, match="full attention only"):
-        DataParallelAttention(2).engine(hybrid, CLOCK, Recorder())
     with pytest.raises(UsageError, match="at least one rank"):
         DataParallelAttention(0).engine(CONFIG, CLOCK, Recorder())
     with pytest.raises(UsageError, match="belady"):

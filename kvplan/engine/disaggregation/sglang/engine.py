@@ -144,8 +144,8 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
             more = self.payload.bytes(transit.request.prompt_tokens, self.page)
             self.payload_bytes += more
             size += more
-        sender = _adapter(self.pools[0], transit.prefill, transit.prefill_rank)
-        receiver = _adapter(self.pools[1], transit.decode, transit.decode_rank)
+        sender = self.pools[0].adapter_of(transit.prefill, transit.prefill_rank)
+        receiver = self.pools[1].adapter_of(transit.decode, transit.decode_rank)
 
         def send(transit: Transit, now: float) -> None:
             done = self.fabric.send(sender, receiver, size, now, now)
@@ -180,15 +180,6 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
 
     # -- what is written down ---------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """As the base class, with what ranks have to tell."""
-        super().close()
-        for name, servers in (("prefill", self.prefills), ("decode", self.decodes)):
-            for index, server in enumerate(servers):
-                number = f" {index}" if len(servers) > 1 else ""
-                for section, metrics in server.recorder.sections.items():
-                    self.recorder.sections[f"{section} {name}{number}"] = metrics
-
     def metrics(self) -> Iterator[Metric]:
         """As the base class."""
         yield from super().metrics()
@@ -206,9 +197,3 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
                 "payload_bytes", self.payload_bytes, "B",
                 "of that, sent once a request: the pages of its last window, or its recurrent states",
             )  # fmt: skip
-
-
-def _adapter(pool: Pool, instance: int, rank: int) -> int:
-    """The number of a rank's network adapter among those of its pool."""
-    within = 0 if pool.ranks is None else pool.ranks.adapter_of(rank)
-    return instance * pool.adapters + within

@@ -60,18 +60,11 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
     ) -> None:  # fmt: skip
         super().__init__(ranks, "round-robin", config, latency, recorder, make)
         self.router = router
-        self._dealt = [0] * ranks
 
     @property
     def members(self) -> Sequence[InstanceT]:
         """Whoever has requests: its ranks."""
         return cast("Sequence[InstanceT]", self.ranks)
-
-    def deal(self, request: Request) -> int:
-        """Which of its ranks gets a request."""
-        rank = self.router.choose(request, self.ranks)
-        self._dealt[rank] += 1
-        return rank
 
     @property
     def noticeable(self) -> bool:
@@ -90,26 +83,6 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
     def refusal(self, request: Request) -> str | None:
         """Why none of its ranks could ever serve a request, or ``None``."""
         return self.members[0].refusal(request)
-
-    # -- what a router sees -----------------------------------------------------------------------------
-
-    @property
-    def requests(self) -> int:
-        """Requests it has, running and waiting."""
-        return sum(rank.requests for rank in self.ranks)
-
-    @property
-    def used_blocks(self) -> int:
-        """Pages that running requests hold."""
-        return sum(rank.used_blocks for rank in self.ranks)
-
-    def prompt_blocks_of(self, request: Request) -> int:
-        """Pages the request's prompt fills."""
-        return self.ranks[0].prompt_blocks_of(request)
-
-    def cached_blocks_of(self, request: Request) -> int:
-        """Pages of the request's prompt that are in the radix cache of the rank that has most of it."""
-        return max(rank.cached_blocks_of(request) for rank in self.ranks)
 
     # -- rounds -----------------------------------------------------------------------------------------
 
@@ -149,4 +122,4 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
 
     def served(self) -> tuple[list[int], str]:
         """As the base class; requests end elsewhere, or not here alone."""
-        return self._dealt, "dealt"
+        return self.dealt()

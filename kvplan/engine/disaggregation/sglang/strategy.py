@@ -62,9 +62,7 @@ class SglangDisaggregation:
         """The options of every instance, or of every rank of those, when those of the deployment are
         ``config``."""
         return tuple(
-            plan.config or config
-            for plan in (self.prefill, self.decode)
-            for _ in range(plan.instances * (1 if plan.ranks is None else plan.ranks.count))
+            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.members)
         )
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> SglangPoolsEngine:
