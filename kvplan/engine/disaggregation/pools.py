@@ -20,7 +20,6 @@ from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.errors import EngineStuck
-from kvplan.engine.lockstep.ranks import SECTION
 from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
 from kvplan.traces.request import Request
 
@@ -291,9 +290,9 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
         self.recorder.sections["disaggregation"] = list(self.metrics())
         for name, pool in self._pools:
             for index, instance in enumerate(pool):
-                if (told := instance.recorder.sections.get(SECTION)) is not None:
-                    number = f" {index}" if len(pool) > 1 else ""
-                    self.recorder.sections[f"{SECTION} {name}{number}"] = told
+                number = f" {index}" if len(pool) > 1 else ""
+                for section, told in instance.recorder.sections.items():
+                    self.recorder.sections[f"{section} {name}{number}"] = told
 
     @property
     def _pools(self) -> tuple[tuple[str, Sequence[Actor]], ...]:
