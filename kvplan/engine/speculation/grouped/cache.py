@@ -7,8 +7,8 @@ from typing import cast
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.offloading.grouped.cache import HandingCache, NumberedCache
-from kvplan.engine.offloading.grouped.request import NumberedRequest
+from kvplan.engine.numbered.request import NumberedRequest
+from kvplan.engine.offloading.grouped.cache import HandingCache, HandingTables
 from kvplan.engine.offloading.grouped.states import HandedStates
 from kvplan.engine.reference.groups import GroupManager
 from kvplan.engine.speculation.grouped.request import NumberedDraftedRequest
@@ -18,7 +18,7 @@ from kvplan.engine.speculation.grouped.windows import KeptWindow
 from kvplan.engine.speculation.rules import DraftRules
 
 
-class _DraftTables(HandingCache):
+class _DraftTables(HandingTables):
     def __init__(self, config: EngineConfig, drafts: int, kept: int) -> None:
         self.drafts = drafts
         self.kept = kept
@@ -36,7 +36,7 @@ class _DraftTables(HandingCache):
         return DraftedStates(index, group, self.shared, self.drafts)
 
 
-class DraftNumberedCache(NumberedCache):
+class DraftNumberedCache(HandingCache):
     """See the package."""
 
     def __init__(self, config: EngineConfig, rules: DraftRules) -> None:
@@ -44,7 +44,7 @@ class DraftNumberedCache(NumberedCache):
         self.kept = rules.prompt_lookahead - 1
         super().__init__(config)
 
-    def make_tables(self) -> HandingCache:
+    def make_tables(self) -> HandingTables:
         """As the base class, with a state for every draft."""
         return _DraftTables(self.config, self.rules.tokens, self.kept)
 
@@ -70,7 +70,7 @@ class DraftNumberedCache(NumberedCache):
             manager.publish(numbered.state, self._findable(manager, tokens))
             news |= published[manager.index] > before
         if news:
-            self.hand_on(numbered)
+            self.published(numbered)
         return news
 
     def _findable(self, manager: GroupManager, tokens: int) -> int:

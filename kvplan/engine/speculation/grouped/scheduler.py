@@ -6,8 +6,8 @@ from typing import cast
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.numbered.request import NumberedRequest
 from kvplan.engine.offloading.grouped.host import HostChunks
-from kvplan.engine.offloading.grouped.request import NumberedRequest
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
@@ -82,5 +82,5 @@ class DraftGroupedScheduler(GroupedScheduler, DraftLoading, HybridDraftScheduler
         self._ends(numbered, request.prompt_tokens)
         self._leave(request)
 
-    def _progress(self, request: NumberedRequest) -> tuple[int, int]:
+    def progress(self, request: NumberedRequest) -> tuple[int, int]:
         return request.computed, request.in_flight
