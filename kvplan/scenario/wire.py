@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.errors import KvplanError, UnknownName, UsageError
 from kvplan.latency.assumption import Assumption
@@ -56,24 +55,32 @@ def token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int, 
             f"the bytes of a token follow from {deployment.model.name}", where=f"{SECTION}.bytes_per_token",
             hint="leave it out",
         )  # fmt: skip
-    report = _size(deployment.model, deployment, None)
-    size = report.kv_bytes_per_token
-    if not isinstance(deployment.config, EngineConfig):
-        # Windows that have no pool of their own lie in the full one, and are sent whole.
-        size += round(sum(row.count * row.window_bytes_per_token for row in report.rows))
+    report = kept_report(deployment.model, deployment)
+    # Windows that have no groups or pool of their own lie among the others, and are sent whole.
+    windows = round(sum(row.count * row.window_bytes_per_token for row in report.rows))
+    size = report.kv_bytes_per_token + windows
     if size == 0:
-        raise UsageError(
-            f"no layer of {deployment.model.name} keeps a cache of the whole context: its state is not sent "
-            "block by block",
-            where=SECTION,
-            hint="simulate it without disaggregation",
-        )
+        raise keeps_nothing(deployment.model)
     whose = f"the cache of {deployment.model.name}, all layers"
     drafter = _drafter(deployment)
     if drafter is not None:
         size += _size(drafter, deployment, None).kv_bytes_per_token
         whose += ", and of its drafter"
     return size, (Assumption(f"{SECTION}.bytes_per_token", size, whose),)
+
+
+def keeps_nothing(model: ModelSpec) -> UsageError:
+    """The answer about a model that has nothing but states."""
+    return UsageError(
+        f"no layer of {model.name} keeps a cache of the context: its state is not sent block by block",
+        where=SECTION,
+        hint="simulate it without disaggregation",
+    )
+
+
+def kept_report(model: ModelSpec, deployment: Deployment) -> SizeReport:
+    """What a model keeps of one token, in the deployment's number format."""
+    return _size(model, deployment, None)
 
 
 def _drafter(deployment: Deployment) -> ModelSpec | None:

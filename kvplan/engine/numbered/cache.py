@@ -50,6 +50,7 @@ class NumberedCache(HybridCache):
         grown: who was given blocks in the step being planned: how long its tables were before, or ``WHOLE``.
     """
 
+    no_hit = NumberedHit()
     kept = 0
     """Tokens before a window that stay with it."""
 
@@ -120,6 +121,14 @@ class NumberedCache(HybridCache):
             },
         )
         return hit
+
+    def lookup_apart(self, request: NumberedRequest) -> NumberedHit | None:
+        """As ``KvCache.lookup_apart``."""
+        request.state.num_tokens = request.num_tokens
+        found = self.tables.lookup_apart(request.state)
+        if found is None:
+            return None
+        return NumberedHit(found.tokens, found.tokens // self.alignment, tables=found.blocks)
 
     def sheltering(self, hit: Hit) -> int:
         """None for sure: what somebody hits may be evicted first."""

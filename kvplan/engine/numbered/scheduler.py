@@ -35,16 +35,10 @@ class NumberedScheduler(HybridScheduler):
         """One that knows whom it computes."""
         return FencedGrantedPlan() if self.config.async_scheduling else GrantedPlan()
 
-    def _finish(self, request: LiveRequest) -> None:
-        if request.status is Status.RUNNING:
-            self.leave_behind(cast(NumberedRequest, request))
-        super()._finish(request)
-
-    def leave_behind(self, request: NumberedRequest) -> None:
-        """A running request ends: what lies behind its last token goes first (``_connector_finished``)."""
-        computed = request.prompt_tokens + request.max_tokens - 1
-        self.publish_until(request, computed)
-        self.numbered.drop(request, computed)
+    def complete(self, request: LiveRequest) -> None:
+        """As the base class; what lies out of the last token's reach goes first (``_connector_finished``)."""
+        super().complete(request)
+        self.numbered.drop(cast(NumberedRequest, request), request.prompt_tokens + request.max_tokens - 1)
 
 
 class NumberedLoads(RemoteScheduler, NumberedScheduler):
@@ -55,6 +49,10 @@ class NumberedLoads(RemoteScheduler, NumberedScheduler):
         return NumberedScheduler.new_plan(self)
 
     # -- loads ------------------------------------------------------------------------------------------
+
+    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
+        self._look_again()
+        super()._admit_waiting(plan, budget, threshold, defer_prefills)
 
     def _fits_load(self, request: LiveRequest, match: Match, fetched: int) -> bool:
         cache, hit, waiting = self.numbered, self._found, cast(NumberedRequest, request)

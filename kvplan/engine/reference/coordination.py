@@ -107,6 +107,21 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
     return Hit(length, _tables(groups, [entry[1] for entry in found if entry], length), longest)
 
 
+def hits_apart(groups: Sequence[AlikeGroups], state: RequestState, limit_tokens: int) -> Hit | None:
+    """What full attention serves by itself, and beside it what each other kind does.
+
+    None where no group has full attention, or another kind serves more: then full attention has lost what
+    the others still have (``find_longest_cache_hit_per_group``).
+    """
+    if not groups[0].downward_closed:
+        return None
+    found = [members.longest_hit(state, limit_tokens, drop=members.drops) for members in groups]
+    tokens = found[0][0]
+    if any(served > tokens for served, _ in found):
+        return None
+    return Hit(tokens, _tables(groups, [entries for _, entries in found], tokens), tokens)
+
+
 def _tables(
     groups: Sequence[AlikeGroups], found: Sequence[list[Found]], length: int
 ) -> tuple[tuple[int, ...], ...]:

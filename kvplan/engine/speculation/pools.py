@@ -15,6 +15,7 @@ Both pools have the drafter, as vLLM's NIXL connector wants the same layers on b
 from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.cargo import Sizes
 from kvplan.engine.disaggregation.decode import DecodeEvents, DecodeReplica, DecodeScheduler
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
@@ -153,25 +154,28 @@ class DraftingPools(DisaggregatedEngine):
         *,
         route: tuple[Stage, ...],
         layers: int,
-        block_bytes: int,
+        sizes: Sizes,
         first_token: FirstToken,
         handover: Handover = Handover.KEPT,
     ) -> None:
-        self.left_tokens = drafts.rules.prompt_lookahead - 1
-        if self.left_tokens and first_token is FirstToken.PREFILL:
+        self.drafts = drafts.with_connector()
+        if self.left_to_decode(prefill.options) and first_token is FirstToken.PREFILL:
             raise UsageError(
                 "prefill instances have no first token to give where prediction layers draft in turns: vLLM "
                 "leaves the last tokens of a prompt to the decode instance then",
                 where="disaggregation.first_token",
                 hint="use decode, or 1 for speculative.tokens",
             )
-        self.drafts = drafts.with_connector()
         for pool in (prefill, decode):
             pool.config = self.drafts.fitted(pool.options)
         super().__init__(
-            prefill, decode, recorder, route=route, layers=layers, block_bytes=block_bytes,
+            prefill, decode, recorder, route=route, layers=layers, sizes=sizes,
             first_token=first_token, handover=handover,
         )  # fmt: skip
+
+    def left_to_decode(self, config: EngineConfig) -> int:
+        """As the base class; modules that draft in turns would make drafts of drafts at a prompt's end."""
+        return self.drafts.rules.prompt_lookahead - 1
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
         """See the base class."""

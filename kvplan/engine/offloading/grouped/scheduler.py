@@ -97,10 +97,6 @@ class GroupedScheduler(NumberedLoads, ConnectorScheduler):
 
     # -- up ---------------------------------------------------------------------------------------------
 
-    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
-        self._look_again()
-        super()._admit_waiting(plan, budget, threshold, defer_prefills)
-
     def fetchable(self, request: LiveRequest, start: int) -> int:
         """Tokens that the host can bring after the first ``start`` (``LookUp.loadable``), or ``LATER``.
 
