@@ -31,6 +31,7 @@ from kvplan.scenario.sglang_disaggregation import (
 )
 from kvplan.scenario.side import SECTION, Side, side_of
 from kvplan.scenario.wire import layers_of, route_between, token_bytes
+from kvplan.sizing.serving import parse_version
 
 FENCES = (0, 24, 0)
 """vLLM from here on frees no blocks under a step in flight where its connector may load (``kv_both``)."""
@@ -38,7 +39,7 @@ FENCES = (0, 24, 0)
 DELIVERS = (0, 27, 0)
 """vLLM from here on computes a prompt again that is preempted while it ends, where its connector sends."""
 
-GROUPS_OF = "0.33.0"
+GROUPS_OF = (0, 33)
 """The version whose connector is simulated with several groups of layers."""
 
 CONVENTIONS = {
@@ -105,8 +106,6 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
 
 def _handover(scenario: Scenario, part: DisaggregationPart) -> Handover:
     """What vLLM does with prompts whose blocks it needs while they end."""
-    from kvplan.sizing.serving import parse_version
-
     version = parse_version(scenario.engine.version)
     if part.prefill.kv_role == "kv_both" and version >= FENCES:
         return Handover.KEPT
@@ -142,16 +141,18 @@ def _about_groups(scenario: Scenario, side: Side) -> Iterator[str]:
     config = side.deployment.config
     if not isinstance(config, EngineConfig) or one_full_group(config):
         return
-    if scenario.engine.version != GROUPS_OF:
+    if parse_version(scenario.engine.version)[:2] != GROUPS_OF:
         yield (
-            f"caches of several groups are sent as by vLLM {GROUPS_OF}'s NIXL connector, not that of "
+            "caches of several groups are sent as by vLLM 0.33's NIXL connector, not that of "
             f"{scenario.engine.version}"
         )
+    if any(group.kind == "mamba" for group in config.groups):
+        yield "NIXL's connector reads states in one layout: start vLLM with VLLM_SSM_CONV_STATE_LAYOUT=DS"
     chunk = next((group.window for group in config.groups if group.kind == "chunked"), None)
     if chunk is not None:
         yield (
-            f"vLLM {GROUPS_OF}'s NIXL connector fails with a prompt that ends with a chunk of {chunk} tokens, as "
-            "it finds nothing of that to read; here it is sent like any other"
+            f"vLLM 0.33's NIXL connector fails with a prompt that ends with a chunk of {chunk} tokens, as it "
+            "finds nothing of it to read; here it is sent like any other"
         )
 
 

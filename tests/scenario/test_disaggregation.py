@@ -172,7 +172,10 @@ def test_what_to_know_of_groups() -> None:
     chunks = {"cache.groups": [{"kind": "full"}, {"kind": "chunked", "window": 64}]}
     assert any("ends with a chunk of 64 tokens" in text for text in run_of({**BARE, **chunks}).warnings)
     older = run_of({**LLAMA, "model": "gpt-oss-20b", "engine.version": "0.30.0"})
-    assert any("as by vLLM 0.33.0's NIXL connector, not that of 0.30.0" in text for text in older.warnings)
+    assert any("as by vLLM 0.33's NIXL connector, not that of 0.30.0" in text for text in older.warnings)
+    assert not run_of({**LLAMA, "model": "gpt-oss-20b"}).warnings
+    states = run_of({**LLAMA, "model": "nemotron-h-8b"})
+    assert any("VLLM_SSM_CONV_STATE_LAYOUT=DS" in text for text in states.warnings)
 
 
 def test_groups_without_a_model_share_a_tokens_bytes() -> None:
