@@ -55,7 +55,8 @@ def _of_layout(fit: FitReport, deployment: Deployment) -> tuple[Sizes, tuple[Ass
     """
     pool = fit.binding.pool
     layout = pool.layout(fit.max_model_len)
-    stores = [page.store for page in pool.pages if page.store is not None and page.store.reach in PER_TOKEN]
+    pages = [page for page in pool.pages if not page.drafts]
+    stores = [page.store for page in pages if page.store is not None and page.store.reach in PER_TOKEN]
     on_rank = sum(store.bytes_per_token() for store in stores)
     if not on_rank:
         raise keeps_nothing(fit.model)

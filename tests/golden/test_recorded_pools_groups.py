@@ -3,7 +3,8 @@
 Both schedulers and the scheduler's side of the NIXL connector were vLLM's, told what this engine's own were told at
 every call, and asked for a step when these were; they decided the same every time, held, cached and gave back the
 same blocks, and the blocks that NIXL's worker would have paired and read, and those it would not, were those counted
-here. Prompts were cut for states by the connector itself.
+here. Prompts were cut for states, and for modules that draft in turns, by the connector itself. Runs with drafts
+say how many of them stand.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.rules import DraftRules
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.latency.linear import LinearLatency
 
-POOLS = recordings("vllm-0.33.0-pools-groups.json.gz")
+PLAIN = recordings("vllm-0.33.0-pools-groups.json.gz")
+DRAFTED = recordings("vllm-0.33.0-drafts-pools-groups.json.gz")
+POOLS = [*PLAIN, *DRAFTED]
 
 
 def config_of(run: dict[str, Any], **own: Any) -> EngineConfig:
-    groups = tuple(CacheGroup(*group) for group in run["groups"])
+    drafting = run.get("drafting", ())
+    groups = tuple(CacheGroup(*group, drafts=place in drafting) for place, group in enumerate(run["groups"]))
     return EngineConfig(**{**run["config"], **own, "groups": groups})
 
 
@@ -35,11 +42,15 @@ def config_of(run: dict[str, Any], **own: Any) -> EngineConfig:
 def test_pools(number: int, log: bool) -> None:
     run = POOLS[number]
     block, state = run["sizes"]
+    drafts = None
+    if "rules" in run:
+        drafts = Speculation(DraftRules(*run["rules"]), Acceptance(tuple(run["rates"]), run["seed"]))
     strategy = Disaggregation(
         (Stage("link", Way(*run["link"]), prefill=True, decode=True, link=True),),
         block,
         PoolPlan(run["instances"][0], config=config_of(run)),
         PoolPlan(run["instances"][1], config=config_of(run, **run["decode"])),
+        drafts=drafts,
         handover=Handover(run["handover"]),
         state_bytes=state,
     )
@@ -58,12 +69,14 @@ def test_pools(number: int, log: bool) -> None:
     blocks, states, _ = run["sent"]
     assert found["moved_bytes"] == blocks * block + states * state
     assert [found["prefill_preemptions"], found["decode_preemptions"]] == run["preempted"]
+    if drafts is not None:
+        assert [metric.value for metric in recorder.sections["speculative decoding"][:3]] == run["drafted"]
 
 
 def test_the_recordings_have_what_they_are_for() -> None:
-    kinds = ["".join(sorted({kind[0] for kind, *_ in run["groups"]})) for run in POOLS]
+    kinds = ["".join(sorted({kind[0] for kind, *_ in run["groups"]})) for run in PLAIN]
     assert {"fs", "fm", "fms", "cf", "s"} == set(kinds)
-    stateful = [run for run, kind in zip(POOLS, kinds, strict=True) if "m" in kind]
+    stateful = [run for run, kind in zip(PLAIN, kinds, strict=True) if "m" in kind]
     assert sum(run["diverged"] for run in stateful) > 100  # full attention had more of a prompt than states
     assert sum(run["whole"] for run in stateful) > 10  # nothing had to come
     assert sum(run["sent"][1] for run in stateful) > 100
@@ -74,3 +87,8 @@ def test_the_recordings_have_what_they_are_for() -> None:
     assert {run["config"]["retention_interval"] for run in POOLS} >= {0, None}
     for pool in (0, 1):
         assert sum(run["preempted"][pool] for run in POOLS) > 30
+    assert {(bool(run["rules"][1]), run["rules"][3], run["rules"][5] > 1) for run in DRAFTED} == {
+        (True, True, False), (True, True, True), (True, False, False), (False, False, False),
+    }  # fmt: skip
+    assert sum(run["drafted"][1] for run in DRAFTED) > 2000
+    assert {"mamba" in {kind for kind, *_ in run["groups"]} for run in DRAFTED} == {True, False}

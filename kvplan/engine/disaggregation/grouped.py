@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from kvplan.engine.config import CacheGroup
 from kvplan.engine.disaggregation.cargo import Cargo
 from kvplan.engine.disaggregation.decode import DecodeReplica, DecodeScheduler
-from kvplan.engine.disaggregation.journey import journey_of
+from kvplan.engine.disaggregation.journey import StageRequest, journey_of
 from kvplan.engine.disaggregation.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.numbered.plan import FencedGrantedPlan
@@ -26,13 +27,44 @@ from kvplan.engine.numbered.scheduler import NumberedLoads, NumberedScheduler
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.reference.pool import NULL_BLOCK
+from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class GroupedPrefillScheduler(PrefillScheduler, NumberedScheduler):
+class StatesApart(NumberedScheduler):
+    """One whose look-ups ask full attention by itself where there are states."""
+
+    _there = 0
+    """Tokens that full attention has of the request being looked at."""
+
+    def _match(self, request: LiveRequest) -> Match:
+        self._there = 0
+        if self._stateful:
+            numbered = cast(NumberedRequest, request)
+            hit = self.numbered.lookup_apart(numbered)
+            if hit is not None:
+                self._there = hit.tokens
+                if not hit.lags or self.is_sent(request, hit.tokens):
+                    numbered.shared_prefix_boundary = numbered.state.shared_prefix_boundary = 0
+                    return self._take(hit)
+        return super()._match(request)
+
+    def is_sent(self, request: LiveRequest, start: int) -> bool:
+        """Whether something comes for a request that has its first ``start`` tokens."""
+        return False
+
+
+class GroupedPrefillScheduler(PrefillScheduler, StatesApart):
     """Finished requests keep what is left of their blocks until ``release``."""
+
+    def live(self, request: Request) -> LiveRequest:
+        """See the base class; the connector cuts a prompt whose blocks have been hashed already."""
+        live = super().live(request)
+        if isinstance(request, StageRequest):
+            cast(NumberedRequest, live).state.cut_from(request.journey.request.prompt)
+        return live
 
     def new_plan(self) -> StepPlan:
         """See the base class."""
@@ -47,23 +79,12 @@ class GroupedPrefillReplica(NumberedReplica, PrefillReplica):
         return GroupedPrefillScheduler(self.config, self.handover, keep_schedule=self.layers or self.logging)
 
 
-class GroupedDecodeScheduler(DecodeScheduler, NumberedLoads):
+class GroupedDecodeScheduler(DecodeScheduler, NumberedLoads, StatesApart):
     """Every request that is new here waits for what its tables lack."""
 
-    _there = 0
-    """Tokens that full attention has of the request being looked at."""
-
-    def _match(self, request: LiveRequest) -> Match:
-        self._there = 0
-        if self._stateful:
-            numbered = cast(NumberedRequest, request)
-            hit = self.numbered.lookup_apart(numbered)
-            if hit is not None:
-                self._there = hit.tokens
-                if self.fetchable(request, hit.tokens):
-                    numbered.shared_prefix_boundary = numbered.state.shared_prefix_boundary = 0
-                    return self._take(hit)
-        return super()._match(request)
+    def is_sent(self, request: LiveRequest, start: int) -> bool:
+        """See the base class."""
+        return self.fetchable(request, start) > 0
 
     def fetchable(self, request: LiveRequest, start: int) -> int:
         """See the base class."""
@@ -74,12 +95,24 @@ class GroupedDecodeScheduler(DecodeScheduler, NumberedLoads):
         key_of = self.numbered.tables.pool.key_of
         there, missing = [0, 0], [0, 0]
         for group, table in zip(self.config.groups, cast(NumberedRequest, request).state.blocks, strict=True):
-            for block in table:
-                if block != NULL_BLOCK:
-                    (missing if key_of[block] is None else there)[group.kind == "mamba"] += 1
+            held = sum(block != NULL_BLOCK for block in table)
+            blank = sum(block != NULL_BLOCK and key_of[block] is None for block in table)
+            there[group.kind == "mamba"] += held - blank
+            missing[group.kind == "mamba"] += min(blank, _most_sent(group, held))
         if start >= journey_of(request).sent_tokens:
             missing = [0, 0]
         return Cargo(missing[0], missing[1], there[0], there[1])
+
+
+def _most_sent(group: CacheGroup, held: int) -> int:
+    """Of the blocks that a request holds of a group, those that are read at most.
+
+    As ``get_exchange_clipped_blocks`` has it: neither what is kept before a window for modules that draft nor
+    places for the states of drafts.
+    """
+    if group.kind == "mamba":
+        return 1
+    return -(-group.window // group.block_size) + 1 if group.kind == "sliding" else held
 
 
 class GroupedDecodeReplica(NumberedReplica, DecodeReplica):

@@ -156,9 +156,9 @@ class Disaggregation:
                 "use decode",
             ),
             (
-                self.drafts is not None, "speculative",
-                "drafts are not simulated on prefill and decode instances of several groups of caches",
-                "leave out speculative, or disaggregation",
+                self.drafts is not None and self.drafts.rules.drops_block and "chunked" in kinds,
+                "speculative", "vLLM keeps local chunks as full attention beside layers that draft",
+                "say cache.groups=[{kind: full}], or use another speculative.method",
             ),
         )  # fmt: skip
         for applies, where, message, hint in refused:

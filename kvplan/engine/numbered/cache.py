@@ -28,9 +28,11 @@ WHOLE = None
 class NumberedHit(Hit):
     """Attributes:
     tables: blocks of every group.
+    lags: some group has less.
     """
 
     tables: tuple[tuple[int, ...], ...] = ()
+    lags: bool = False
 
 
 class WatchedCache(KvCache):
@@ -117,7 +119,7 @@ class NumberedCache(HybridCache):
             lambda: {
                 manager.key(state, block)
                 for manager in self._managers
-                for block in range(known // manager.block_size)
+                for block in range((known + state.cut_tokens) // manager.block_size)
             },
         )
         return hit
@@ -128,7 +130,8 @@ class NumberedCache(HybridCache):
         found = self.tables.lookup_apart(request.state)
         if found is None:
             return None
-        return NumberedHit(found.tokens, found.tokens // self.alignment, tables=found.blocks)
+        blocks = found.tokens // self.alignment
+        return NumberedHit(found.tokens, blocks, tables=found.blocks, lags=found.longest < found.tokens)
 
     def sheltering(self, hit: Hit) -> int:
         """None for sure: what somebody hits may be evicted first."""

@@ -62,7 +62,9 @@ class NumberedLoads(RemoteScheduler, NumberedScheduler):
             if whole > free:
                 return False
         room = sum(-(-self.room // group.block_size) for group in self.config.groups if group.kind != "mamba")
-        return cache.needed(waiting, total, hit, total, admission=False) <= free - self._promised() - room
+        # Of states beside drafts vLLM may count less than nothing as promised; it fails where that is taken.
+        promised = max(self._promised() + room, 0)
+        return cache.needed(waiting, total, hit, total, admission=False) <= free - promised
 
     def _promised(self) -> int:
         room = self.room

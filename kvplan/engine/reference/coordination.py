@@ -47,7 +47,8 @@ class AlikeGroups:
         ``drop``: the last block found is not used.
         """
         if drop and self._hashes:
-            hashed = state.num_tokens - state.num_tokens % self._hashes
+            known = state.num_tokens + state.cut_tokens
+            hashed = known - known % self._hashes
             limit_tokens = min(limit_tokens + self.block_size, hashed)
         lookup = self._pool.lookup
 
@@ -108,7 +109,7 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
 
 
 def hits_apart(groups: Sequence[AlikeGroups], state: RequestState, limit_tokens: int) -> Hit | None:
-    """What full attention serves by itself, and beside it what each other kind does.
+    """What full attention serves by itself, and beside it what each kind does; ``longest`` is what all do.
 
     None where no group has full attention, or another kind serves more: then full attention has lost what
     the others still have (``find_longest_cache_hit_per_group``).
@@ -119,7 +120,8 @@ def hits_apart(groups: Sequence[AlikeGroups], state: RequestState, limit_tokens:
     tokens = found[0][0]
     if any(served > tokens for served, _ in found):
         return None
-    return Hit(tokens, _tables(groups, [entries for _, entries in found], tokens), tokens)
+    tables = _tables(groups, [entries for _, entries in found], tokens)
+    return Hit(tokens, tables, min(served for served, _ in found))
 
 
 def _tables(

@@ -16,6 +16,7 @@ from pools import CLOCK, Line, disaggregations
 from workloads import cases
 
 import kvplan.engine.disaggregation.engine as engines
+import kvplan.engine.speculation.pools as drafting
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
@@ -31,6 +32,9 @@ from kvplan.engine.numbered.scheduler import NumberedScheduler
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.replica import Replica
+from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.rules import DraftRules
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.traces.request import Request
 
 BLOCK, STATE = 1000, 1
@@ -108,6 +112,29 @@ def test_one_group_is_one_group(data: st.DataObject) -> None:
                 told.append((exc.message,))
                 continue
             told.append((rows, lines, recorder.totals.to_dict(), recorder.sections["disaggregation"]))
+    assert told[0] == told[1]
+
+
+@fuzz(40)
+@given(st.data())
+def test_one_group_is_one_group_with_drafts(data: st.DataObject) -> None:
+    config, requests = data.draw(cases())
+    config = replace(config, num_blocks=config.num_blocks + 60, max_num_batched_tokens=64)
+    config = replace(config, max_model_len=min(config.max_model_len, 60), long_prefill_token_threshold=0)
+    tokens = data.draw(st.integers(1, 3))
+    rules = DraftRules(tokens, lookahead=tokens, hash_lookahead=1)
+    drafts = Speculation(rules, Acceptance((0.6,) * tokens, data.draw(st.integers(0, 9))))
+    strategy = Disaggregation(link(), BLOCK, PoolPlan(2), PoolPlan(2), drafts=drafts)
+    told = []
+    for kinds in (one_full_group, lambda config: False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drafting, "one_full_group", kinds)
+            try:
+                rows, lines, recorder, _ = play(strategy, config, requests, log=True)
+            except EngineStuck as exc:
+                told.append((exc.message,))
+                continue
+            told.append((rows, lines, recorder.totals.to_dict(), recorder.sections))
     assert told[0] == told[1]
 
 

@@ -37,7 +37,7 @@ class HandingCache(NumberedCache):
             manager.index: [] for manager in self._handing
         }
 
-    def make_tables(self) -> HandingTables:
+    def make_tables(self) -> WatchedCache:
         """As the base class."""
         return HandingTables(self.config)
 
