@@ -354,9 +354,14 @@ class VllmScheduler(Admission):
             self.explicit.remove(request)
 
     def _finish(self, request: LiveRequest) -> None:
-        if self.caching and request.status is Status.RUNNING:
-            self.publish_until(request, request.prompt_tokens + request.max_tokens - 1)
+        if request.status is Status.RUNNING:
+            self.complete(request)
         self._leave(request)
+
+    def complete(self, request: LiveRequest) -> None:
+        """All that a running request asked for is computed: others can find it."""
+        if self.caching:
+            self.publish_until(request, request.prompt_tokens + request.max_tokens - 1)
 
     def _leave(self, request: LiveRequest) -> None:
         self.version += 1

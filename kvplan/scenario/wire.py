@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.sglang_states.strategy import RecurrentStates
@@ -64,18 +63,13 @@ def token_bytes(
             f"the bytes of a token follow from {deployment.model.name}", where=f"{SECTION}.bytes_per_token",
             hint="leave it out",
         )  # fmt: skip
-    report = _size(deployment.model, deployment, None)
+    report = kept_report(deployment.model, deployment)
     size = report.kv_bytes_per_token
-    if not isinstance(deployment.config, EngineConfig) and not apart:
-        # Windows that have no pool of their own lie in the full one, and are sent whole.
+    if not apart:
+        # Windows that have no groups or pool of their own lie among the others, and are sent whole.
         size += round(sum(row.count * row.window_bytes_per_token for row in report.rows))
     if size == 0:
-        raise UsageError(
-            f"no layer of {deployment.model.name} keeps a cache of the whole context: its state is not sent "
-            "block by block",
-            where=SECTION,
-            hint="simulate it without disaggregation",
-        )
+        raise keeps_nothing(deployment.model)
     whose = f"the cache of {deployment.model.name}, all layers"
     drafter = _drafter(deployment)
     if drafter is not None:
@@ -88,12 +82,26 @@ def payload_of(deployment: Deployment, beside: RecurrentStates | WindowPools | N
     """What SGLang sends with the last page of a prompt where its servers have this beside their tokens."""
     if beside is None or deployment.model is None:
         return NO_PAYLOAD
-    report = _size(deployment.model, deployment, None)
+    report = kept_report(deployment.model, deployment)
     if isinstance(beside, WindowPools):
         size = round(sum(row.count * row.window_bytes_per_token for row in report.rows))
         page = deployment.config.block_size
         return StatePayload(window_block_bytes=size * page, span=beside.windows.span)
     return StatePayload(state_bytes=report.state_bytes_per_sequence)
+
+
+def keeps_nothing(model: ModelSpec) -> UsageError:
+    """The answer about a model that has nothing but states."""
+    return UsageError(
+        f"no layer of {model.name} keeps a cache of the context: its state is not sent block by block",
+        where=SECTION,
+        hint="simulate it without disaggregation",
+    )
+
+
+def kept_report(model: ModelSpec, deployment: Deployment) -> SizeReport:
+    """What a model keeps of one token, in the deployment's number format."""
+    return _size(model, deployment, None)
 
 
 def _drafter(deployment: Deployment) -> ModelSpec | None:

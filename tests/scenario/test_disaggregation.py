@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.strategy import Disaggregation
 from kvplan.engine.recorder import RequestRow
@@ -131,6 +132,58 @@ def test_pools_of_their_own() -> None:
     assert document["pool"]["num_blocks"] == sum(config.num_blocks for config in run.system.instances)
 
 
+@pytest.mark.parametrize(
+    ("model", "tp", "blocks", "block_bytes", "state_bytes"),
+    [
+        # Groups of 12 layers each: keys and values of 8 heads of 64, 16 tokens, in 2 bytes.
+        ("gpt-oss-20b", 1, (1, 1), 12 * 2 * 8 * 64 * 16 * 2, 0),
+        ("gpt-oss-20b", 4, (1, 1), 12 * 2 * 8 * 64 * 16 * 2, 0),
+        # Groups of 10 of which one is filled up: a block is read over all ten.
+        ("gemma-3-27b", 2, (1, 6), 10 * 2 * 16 * 128 * 16 * 2, 0),
+        # Groups of 4; a state is read without what it is padded with.
+        ("nemotron-h-8b", 1, (1, 6), 4 * 2 * 8 * 128 * 1040 * 2, 17_022_976),
+    ],
+)
+def test_bytes_of_groups(
+    model: str, tp: int, blocks: tuple[int, int], block_bytes: int, state_bytes: int
+) -> None:
+    run = run_of({**LLAMA, "model": model, "parallel.tp": tp, "engine.max_model_len": 8192})
+    strategy = strategy_of(run)
+    assert (strategy.block_bytes, strategy.state_bytes) == (block_bytes, state_bytes)
+    config = run.deployment.config
+    assert isinstance(config, EngineConfig)
+    full = sum(group.kind == "full" for group in config.groups)
+    assert (full, len(config.groups) - full) == blocks
+    names = [item.name for item in run.assumptions]
+    assert ("disaggregation.state_bytes" in names) == bool(state_bytes)
+    assert "disaggregation.block_bytes" in names
+
+
+def test_windows_kept_as_full_attention_are_sent_whole() -> None:
+    """What vLLM does where its hybrid manager is turned off."""
+    whole = strategy_of(run_of({**LLAMA, "model": "gemma-3-4b", "cache.groups": [{"kind": "full"}]}))
+    run = run_of({**LLAMA, "model": "gemma-3-4b"})
+    config = run.deployment.config
+    assert isinstance(config, EngineConfig)
+    assert whole.block_bytes < len(config.groups) * strategy_of(run).block_bytes <= 1.3 * whole.block_bytes
+
+
+def test_what_to_know_of_groups() -> None:
+    chunks = {"cache.groups": [{"kind": "full"}, {"kind": "chunked", "window": 64}]}
+    assert any("ends with a chunk of 64 tokens" in text for text in run_of({**BARE, **chunks}).warnings)
+    older = run_of({**LLAMA, "model": "gpt-oss-20b", "engine.version": "0.30.0"})
+    assert any("as by vLLM 0.33's NIXL connector, not that of 0.30.0" in text for text in older.warnings)
+    assert not run_of({**LLAMA, "model": "gpt-oss-20b"}).warnings
+    states = run_of({**LLAMA, "model": "nemotron-h-8b"})
+    assert any("VLLM_SSM_CONV_STATE_LAYOUT=DS" in text for text in states.warnings)
+
+
+def test_groups_without_a_model_share_a_tokens_bytes() -> None:
+    flags = {**BARE, "cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}, {"kind": "mamba"}]}
+    strategy = strategy_of(run_of(flags))
+    assert strategy.block_bytes == strategy.state_bytes == 131_072 * 16 // 2
+
+
 def test_a_link_of_ones_own() -> None:
     run = run_of({**BARE, "disaggregation.bandwidth": "10GB/s", "disaggregation.latency": "1ms"})
     assert strategy_of(run).route[0].carrier.seconds(10**10) == pytest.approx(1.001)
@@ -158,10 +211,14 @@ def test_a_link_of_ones_own() -> None:
         ({"disaggregation.decode.tp": 2}, UsageError, "disaggregation.decode", "needs a model"),
         ({"parallel.replicas": 2}, UsageError, "parallel.replicas", "instances"),
         (
-            {"cache.groups": [{"kind": "sliding", "window": 64}]},
+            {
+                "cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}],
+                "disaggregation.streaming": "layerwise",
+                "disaggregation.layers": 2,
+            },
             UsageError,
-            "disaggregation",
-            "full attention",
+            "disaggregation.streaming",
+            "MoRIIO",
         ),
         ({"cache.eviction": "belady"}, UsageError, "cache.eviction", "belady"),
     ],
@@ -202,7 +259,12 @@ def test_what_is_refused(flags: dict[str, Any], error: type[KvplanError], where:
             "disaggregation.decode.num_reserved_decode_tokens",
             "sglang's decode servers",
         ),
-        ({"model": "gemma-3-27b"}, "disaggregation", "full attention only"),
+        ({"model": "gemma-3-4b", "parallel.pp": 2}, "disaggregation.prefill.pp", "NIXL connector refuses"),
+        (
+            {"model": "nemotron-h-8b", "disaggregation.dtype": "fp8"},
+            "disaggregation.dtype",
+            "sent as they are stored",
+        ),
         ({"model": "mamba-2.8b"}, "disaggregation", "state"),
     ],
 )

@@ -10,5 +10,5 @@ Read ``engine`` for the order of events, ``prefill`` and ``decode`` for what the
 differently from a plain one, ``fabric`` and ``pipeline`` for the time a transfer takes. The rules are those
 of vLLM's KV connectors (v1): the prefill side is asked for one token, and the decode side computes the last
 prompt token again. Which of the two tokens a client sees first is ``FirstToken``. With drafts:
-``speculation.pools``.
+``speculation.pools``; of several cache groups: ``grouped``.
 """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.cargo import Cargo
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.replica import RemoteReplica
@@ -22,11 +25,15 @@ from kvplan.traces.request import Request
 class DecodeEvents(Protocol):
     """What others need to know; called during ``advance``, for things that happen at the time given."""
 
-    def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
-        """Blocks for the prompt are there; ``hit_blocks`` of them with content, from the prefix cache.
+    def reserved(self, journey: Journey, cargo: Cargo, refused: bool, now: float) -> None:
+        """Blocks for the prompt are there; ``cargo`` is what is missing in them.
 
         ``refused``: there were not enough of them when the request came.
         """
+        ...
+
+    def began(self, journey: Journey, cargo: Cargo, refused: bool, now: float) -> None:
+        """As ``reserved``, of a request that takes part in a step at once: nothing is to come for it."""
         ...
 
     def finished(self, journey: Journey, request: LiveRequest, now: float) -> None:
@@ -39,6 +46,7 @@ class DecodeScheduler(RemoteScheduler):
 
     Attributes:
         came: ``looks`` when a request came that has no blocks yet.
+        cargoes: what is sent of those who got blocks in this ``schedule()`` call, until the replica knows.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class DecodeScheduler(RemoteScheduler):
         self._totals = totals
         self._calls = self._steps = 0
         self.came: dict[LiveRequest, int] = {}
+        self.cargoes: dict[LiveRequest, Cargo] = {}
 
     def add(self, request: LiveRequest) -> None:
         """See the base class."""
@@ -85,7 +94,26 @@ class DecodeScheduler(RemoteScheduler):
         journey = journey_of(request)
         if journey.lost or journey.reserved_s >= 0:
             return 0  # computed here: lost on the way, or preempted after it had come
-        return max(1, min(journey.sent_tokens, request.num_tokens) - start)
+        # Where some of the prompt is left to this instance, all the rest of it may be here already.
+        least = int(journey.sent_tokens == journey.request.prompt_tokens)
+        return max(least, min(journey.sent_tokens, request.num_tokens) - start)
+
+    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
+        """As the base class; whoever was to wait for KV and need not has it all."""
+        if request in self.came:
+            self.cargoes[request] = replace(self.cargo(request, hit_tokens), blocks=0, states=0)
+        super().begin(plan, request, hit_tokens, tokens)
+
+    def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        """As the base class; what has no content now is sent."""
+        super().begin_load(request, match, tokens)
+        self.cargoes[request] = self.cargo(request, match.blocks * self.block_size)
+
+    def cargo(self, request: LiveRequest, start: int) -> Cargo:
+        """What is sent of a request that has blocks, and content for the first ``start`` tokens."""
+        size = self.block_size
+        kept = start // size
+        return Cargo(-(-journey_of(request).sent_tokens // size) - kept, kept_blocks=kept)
 
     def withdraw(self, request: LiveRequest) -> None:
         """A prompt will not come after all: forget its request, give back what was reserved."""
@@ -95,8 +123,7 @@ class DecodeScheduler(RemoteScheduler):
             del self.came[request]
             return
         del self.queue.loading[request]
-        self.index.release(request, request.blocks)
-        request.blocks = 0
+        self.give_back(request)
 
 
 class Decoding:
@@ -250,17 +277,25 @@ class DecodeReplica(RemoteReplica, Decoding):
 
     def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
         """See ``KvSource``."""
-        self.expected -= 1
-        refused = self.decode.looks - self.decode.came.pop(request) > 1
-        self.events.reserved(journey_of(request), start // self.config.block_size, refused, now)
+        cargo, refused = self._has_blocks(request)
+        self.events.reserved(journey_of(request), cargo, refused, now)
         return UNKNOWN
+
+    def _has_blocks(self, request: LiveRequest) -> tuple[Cargo, bool]:
+        """What is sent of a request that has blocks now, and whether there were none when it came."""
+        self.expected -= 1
+        decode = self.decode
+        return decode.cargoes.pop(request), decode.looks - decode.came.pop(request) > 1
 
     # -- what a plain instance does not do --------------------------------------------------------------
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; reserved blocks are prefill's business at once."""
-        reserves = bool(self.remote.begun)
+        reserves = bool(self.decode.cargoes)
         until = super().planned(plan, clock, until)
+        for request in [*self.decode.cargoes]:
+            cargo, refused = self._has_blocks(request)
+            self.events.began(journey_of(request), cargo, refused, clock)
         return clock if reserves else until
 
     def _nothing_fits(self, clock: float) -> None:

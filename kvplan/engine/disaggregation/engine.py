@@ -11,14 +11,17 @@ from heapq import heappop, heappush
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import Breakdown
+from kvplan.engine.disaggregation.cargo import Cargo, Sizes
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.grouped import GroupedDecodeReplica, GroupedPrefillReplica
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import UNSET, FirstToken, Journey, Ready
 from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.disaggregation.ranks import DecodeInstance, DecodeRanks, PrefillInstance, PrefillRanks
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
@@ -30,13 +33,14 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance])
 
     Args:
         prefill, decode: the pools.
-        recorder, route, block_bytes: as of ``PoolsEngine``.
+        recorder, route: as of ``PoolsEngine``.
+        sizes: of what is sent.
         layers: pieces a prompt's KV is sent in while its last step is computed; 0: the whole cache is sent
             when the prompt is computed.
         handover: of prompts that a prefill instance would preempt while they end.
     """
 
-    left_tokens = 0
+    left_tokens: int
     """Tokens at the end of a longer prompt that decode instances compute."""
 
     def __init__(
@@ -47,15 +51,16 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance])
         *,
         route: tuple[Stage, ...],
         layers: int,
-        block_bytes: int,
+        sizes: Sizes,
         first_token: FirstToken,
         handover: Handover = Handover.KEPT,
     ) -> None:
+        self.left_tokens = self.left_to_decode(prefill.options)
         self.handover = handover
         self.layers = layers
         self.first_token = first_token
-        self.block_size = prefill.config.block_size
-        super().__init__((prefill, decode), recorder, route, block_bytes, Breakdown(first_token))
+        self.sizes = sizes
+        super().__init__((prefill, decode), recorder, route, Breakdown(first_token))
         self._streamed: list[tuple[float, int, Journey, int, float]] = []
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillInstance:
@@ -80,13 +85,21 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance])
 
     def make_prefill(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """A prefill instance, or a rank of one."""
-        return PrefillReplica(
-            config, latency, recorder, self, layers=bool(self.layers), handover=self.handover
-        )
+        kind = PrefillReplica if one_full_group(config) else GroupedPrefillReplica
+        return kind(config, latency, recorder, self, layers=bool(self.layers), handover=self.handover)
 
     def make_decode(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """A decode instance, or a rank of one."""
-        return DecodeReplica(config, latency, recorder, self)
+        kind = DecodeReplica if one_full_group(config) else GroupedDecodeReplica
+        return kind(config, latency, recorder, self)
+
+    def left_to_decode(self, config: EngineConfig) -> int:
+        """``left_tokens`` of instances with these options.
+
+        A state is sent as of one token before the end: with all tokens in it, the last one could not be
+        computed again.
+        """
+        return int(any(group.kind == "mamba" for group in config.groups))
 
     # -- a request's way --------------------------------------------------------------------------------
 
@@ -137,13 +150,21 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance])
             journey.first_token_s = now
         self._post(now, self._prefilled, journey)
 
-    def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
+    def reserved(self, journey: Journey, cargo: Cargo, refused: bool, now: float) -> None:
         """See ``DecodeEvents``."""
         self._stream(now, self._posted)
         journey.refused = refused
         journey.reserved_s = now
-        journey.hit_blocks = hit_blocks
+        journey.cargo = cargo
         self._send(journey)
+
+    def began(self, journey: Journey, cargo: Cargo, refused: bool, now: float) -> None:
+        """See ``DecodeEvents``."""
+        journey.refused = refused
+        journey.reserved_s = journey.arrived_s = now
+        self.kept_bytes += cargo.kept_bytes(self.sizes)
+        journey.ready = None
+        self._post(now, self._sent, journey)
 
     def finished(self, journey: Journey, request: LiveRequest, now: float) -> None:
         """See ``DecodeEvents``."""
@@ -215,27 +236,32 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillInstance, DecodeInstance])
         reserved, ready = journey.reserved_s, journey.ready
         if reserved < 0 or ready is None:
             return
-        blocks = -(-journey.sent_tokens // self.block_size) - journey.hit_blocks
         done = self.fabric.send(
             self.pools[0].adapter_of(journey.prefill, journey.prefill_rank),
-            self.pools[1].adapter_of(journey.decode, journey.decode_rank), blocks * self.block_bytes,
+            self.pools[1].adapter_of(journey.decode, journey.decode_rank),
+            journey.cargo.bytes(self.sizes),
             max(ready.first_s, reserved), max(ready.last_s, reserved), ready.pieces,
         )  # fmt: skip
-        self.kept_blocks += journey.hit_blocks
+        self.kept_bytes += journey.cargo.kept_bytes(self.sizes)
         self._post(done, self._arrived, journey)
         journey.ready = None
 
     def _arrived(self, journey: Journey, now: float) -> None:
         """All of it is there: the sender's blocks are free, the receiver decodes."""
         journey.arrived_s = now
-        prefill, decode = self.prefills[journey.prefill], self.decodes[journey.decode]
-        assert journey.held is not None
+        self._sent(journey, now)
+        decode = self.decodes[journey.decode]
         assert journey.offered is not None
+        decode.catch_up(now)
+        decode.members[journey.decode_rank].arrived(journey.offered, now)
+
+    def _sent(self, journey: Journey, now: float) -> None:
+        """The sender's blocks are free."""
+        prefill = self.prefills[journey.prefill]
+        assert journey.held is not None
         prefill.catch_up(now)
         prefill.members[journey.prefill_rank].release(journey.held)
         journey.held = None
-        decode.catch_up(now)
-        decode.members[journey.decode_rank].arrived(journey.offered, now)
 
     def _ends_here(self, journey: Journey) -> bool:
         """Whether the token that the prefill instance samples is the last one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from kvplan.engine.disaggregation.cargo import NOTHING
 from kvplan.traces.request import Request, TokenRuns
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Journey:
         prefill_rank, decode_rank: which of their ranks, where they have some.
         attempt: rises when the prefill instance preempts it: what it had computed is gone.
         ready: what is computed and not yet sent.
-        hit_blocks: blocks of the prompt that were there: in the decode instance's prefix cache.
+        cargo: what is sent of it, once blocks are reserved.
         refused: the decode instance had no blocks for it when it came.
         held, offered: the request as the two instances know it: finished with its blocks, and waiting.
         lost: the prefill instance gave its blocks away before they could be sent: nothing is moved, and the
@@ -57,9 +58,9 @@ class Journey:
     """
 
     __slots__ = (
-        "arrived_s", "attempt", "cached_tokens", "decode", "decode_rank", "first_token_s", "held",
-        "hit_blocks", "lost", "offered", "preemptions", "prefill", "prefill_rank", "prefilled_s", "ready",
-        "refused", "request", "reserved_s", "scheduled_s", "sent_tokens",
+        "arrived_s", "attempt", "cached_tokens", "cargo", "decode", "decode_rank", "first_token_s", "held",
+        "lost", "offered", "preemptions", "prefill", "prefill_rank", "prefilled_s", "ready", "refused",
+        "request", "reserved_s", "scheduled_s", "sent_tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, prefill: int, left: int = 0) -> None:
@@ -70,7 +71,7 @@ class Journey:
         self.prefill_rank = self.decode_rank = 0
         self.attempt = 0
         self.ready: Ready | None = None
-        self.hit_blocks = 0
+        self.cargo = NOTHING
         self.lost = self.refused = False
         self.held: LiveRequest | None = None
         self.offered: LiveRequest | None = None

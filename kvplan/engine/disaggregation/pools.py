@@ -98,7 +98,6 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
     Args:
         pools: those of prefill and of decode instances.
         route: stages from a prefill to a decode instance.
-        block_bytes: KV bytes of one block, all layers and ranks together, as stored.
         breakdown: where the ways of requests are counted.
     """
 
@@ -107,12 +106,10 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
         pools: tuple[Pool, Pool],
         recorder: Recorder,
         route: tuple[Stage, ...],
-        block_bytes: int,
         breakdown: Breakdown,
     ) -> None:
         self.recorder = recorder
         self.pools = pools
-        self.block_bytes = block_bytes
         self.breakdown = breakdown
         prefill, decode = pools
         self.prefills: list[PrefillT] = [
@@ -123,7 +120,7 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
             self.decode_instance(decode, self._recorder_of("D", index)) for index in range(decode.instances)
         ]
         self.fabric = Fabric(route, prefill.instances * prefill.adapters, decode.instances * decode.adapters)
-        self.kept_blocks = 0
+        self.kept_bytes = 0
         self._events: list[tuple[float, int, Callable[[WayT, float], None], WayT]] = []
         self._posted = 0
         self._points: AfterArrivals | None = None
@@ -301,9 +298,7 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
     def metrics(self) -> Iterator[Metric]:
         """What a result says of the pools beside the totals; here what all pools have to say."""
         yield from self.breakdown.metrics()
-        yield from link_metrics(
-            self.fabric, self.recorder.totals.makespan_s, self.kept_blocks * self.block_bytes
-        )
+        yield from link_metrics(self.fabric, self.recorder.totals.makespan_s, self.kept_bytes)
 
     def pool_metrics(self) -> Iterator[Metric]:
         """The last of the metrics: both pools by themselves."""

@@ -73,8 +73,7 @@ class PrefillScheduler(VllmScheduler):
             return
         self.version += 1
         del self.running[request]
-        if self.caching:
-            self.publish_until(request, request.prompt_tokens)
+        self.complete(request)
         request.status = Status.FINISHED
         self.held[request] = None
 
@@ -82,8 +81,7 @@ class PrefillScheduler(VllmScheduler):
         """The blocks of a finished request have been sent."""
         del self.held[request]
         self.version += 1
-        self.index.release(request, request.blocks)
-        request.blocks = 0
+        self.give_back(request)
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """As the base class; whoever receives its layers must know."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.cargo import Sizes
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
@@ -69,6 +70,7 @@ class Disaggregation:
         prefill, decode: the pools.
         route: stages from a prefill to a decode instance, one of which is the link.
         block_bytes: KV bytes of a block as stored, over all layers and GPUs of an instance.
+        state_bytes: of a recurrent state, of a group of layers that keep some.
         layers: layers the model has, for streaming layer by layer; 0 sends whole caches.
         first_token: which one the client sees.
         drafts: what both pools draft with; None: nothing.
@@ -83,6 +85,7 @@ class Disaggregation:
     first_token: FirstToken = FirstToken.DECODE
     drafts: Speculation | None = None
     handover: Handover = Handover.KEPT
+    state_bytes: int = 0
     holds_on: ClassVar[bool] = True
 
     @property
@@ -110,21 +113,19 @@ class Disaggregation:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no instances, a pool of several layer groups, an eviction policy that needs the
-                future, pools of different block sizes, ranks whose caches are sent layer by layer.
+            UsageError: no instances, an eviction policy that needs the future, pools of different layer
+                groups, groups that are not sent in this way, ranks whose caches are sent layer by layer or
+                are of several groups.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
-        for pool in pools:
-            _check(pool.options)
-        check_block_sizes(pools)
         before, after = pools
-        if self.layers and (before.ranks is not None or after.ranks is not None):
-            raise UsageError(
-                "caches of data-parallel ranks that are sent layer by layer are not simulated",
-                where="disaggregation.streaming",
-                hint="leave it out: the cache is sent whole, as NIXL does",
-            )
+        for pool in pools:
+            _check_eviction(pool.options)
+        check_block_sizes(pools)
+        self._check_groups(before.options, after.options)
+        if before.ranks is not None or after.ranks is not None:
+            self._check_ranks(before.options)
         kind: Callable[..., DisaggregatedEngine] = DisaggregatedEngine
         if self.drafts is not None:
             from kvplan.engine.speculation.pools import DraftingPools
@@ -136,10 +137,68 @@ class Disaggregation:
             recorder,
             route=self.route,
             layers=self.layers,
-            block_bytes=self.block_bytes,
+            sizes=Sizes(self.block_bytes, self.state_bytes),
             first_token=self.first_token,
             handover=self.handover,
         )
+
+    def _check_ranks(self, config: EngineConfig) -> None:
+        """Refuse ranks whose caches are sent in a way that is not simulated.
+
+        Raises:
+            UsageError: says which.
+        """
+        if self.layers:
+            raise UsageError(
+                "caches of data-parallel ranks that are sent layer by layer are not simulated",
+                where="disaggregation.streaming",
+                hint="leave it out: the cache is sent whole, as NIXL does",
+            )
+        if not one_full_group(config):
+            raise UsageError(
+                "data-parallel ranks of a model with several cache groups are not simulated as prefill and "
+                "decode instances of vLLM",
+                where="disaggregation", hint="leave out the ranks, or engine: {kind: sglang}",
+            )  # fmt: skip
+
+    def _check_groups(self, prefill: EngineConfig, decode: EngineConfig) -> None:
+        """Refuse what vLLM's connectors do not send, or what is not simulated.
+
+        Raises:
+            UsageError: says what, and why.
+        """
+        if one_full_group(prefill) and one_full_group(decode):
+            return
+        kinds = {group.kind for group in prefill.groups}
+        refused = (
+            (
+                prefill.groups != decode.groups, "disaggregation",
+                "the pools keep their layers in different groups, and a cache is sent group by group",
+                "give both pools the same groups",
+            ),
+            (
+                bool(self.layers) and bool(kinds & {"sliding", "chunked"}), "disaggregation.streaming",
+                "vLLM's MoRIIO connector does not write layers with windows or chunks: it refuses to start",
+                "say streaming: whole, as its NIXL connector does",
+            ),
+            (
+                bool(self.layers), "disaggregation.streaming",
+                "recurrent states that are written layer by layer are not simulated", "say streaming: whole",
+            ),
+            (
+                "mamba" in kinds and self.first_token is FirstToken.PREFILL, "disaggregation.first_token",
+                "where layers keep recurrent states no prefill instance has a first token to give",
+                "use decode",
+            ),
+            (
+                self.drafts is not None and self.drafts.rules.drops_block and "chunked" in kinds,
+                "speculative", "vLLM keeps local chunks as full attention beside layers that draft",
+                "say cache.groups=[{kind: full}], or use another speculative.method",
+            ),
+        )  # fmt: skip
+        for applies, where, message, hint in refused:
+            if applies:
+                raise UsageError(message, where=where, hint=hint)
 
 
 def check_block_sizes(pools: tuple[Pool, Pool]) -> None:
@@ -158,14 +217,7 @@ def check_block_sizes(pools: tuple[Pool, Pool]) -> None:
         )
 
 
-def _check(config: EngineConfig) -> None:
-    if not one_full_group(config):
-        kinds = ", ".join(group.kind for group in config.groups)
-        raise UsageError(
-            f"disaggregation is simulated for models with full attention only, not for layer groups {kinds}",
-            where="disaggregation",
-            hint="--set 'cache.groups=[{kind: full}]' sends every layer's whole cache",
-        )
+def _check_eviction(config: EngineConfig) -> None:
     if config.eviction == "belady":
         raise UsageError(
             "belady looks at the requests to come, which no instance of a pool knows",

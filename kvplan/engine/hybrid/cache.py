@@ -19,6 +19,9 @@ from kvplan.engine.hybrid.windows import WindowGroup
 class HybridCache:
     """vLLM's ``KVCacheManager`` with its coordinator."""
 
+    no_hit = Hit()
+    """What a look-up without a prefix cache finds."""
+
     computed_anyway = 1
     """Known tokens at the end of a request that are computed whatever is cached."""
 

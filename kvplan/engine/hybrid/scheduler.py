@@ -23,8 +23,6 @@ from kvplan.traces.request import Request
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
-_NO_HIT = Hit()
-
 
 class HybridScheduler(VllmScheduler):
     """Queues and cache of one engine instance; ``block_size`` is the scheduler's, the groups' least
@@ -40,7 +38,7 @@ class HybridScheduler(VllmScheduler):
         self.steady = self.decodes = HybridDecodes(self.cache, self._closed)
         self._stateful = config.state_block_size is not None
         self._granted: dict[HybridRequest, int] = {}
-        self._found = _NO_HIT
+        self._found = self.cache.no_hit
         self._blocked_until = self._blocked_stock = 0
         self._short: tuple[LiveRequest, int, int] | None = None
         """Whose first chunk would not reach a boundary, the ``version`` at which that was found, and the
@@ -292,7 +290,11 @@ class HybridScheduler(VllmScheduler):
         return tokens
 
     def _match(self, request: LiveRequest) -> Match:
-        hit = self.cache.lookup(cast(HybridRequest, request)) if self.caching else _NO_HIT
+        cache = self.cache
+        return self._take(cache.lookup(cast(HybridRequest, request)) if self.caching else cache.no_hit)
+
+    def _take(self, hit: Hit) -> Match:
+        """What a look-up found is what the request will begin with."""
         self._found = hit
         match = Match()
         match.blocks = hit.blocks

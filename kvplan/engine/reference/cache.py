@@ -6,7 +6,7 @@ One ``GroupManager`` per cache group; all take blocks from the one pool and thei
 from __future__ import annotations
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.reference.coordination import Hit, group_alike, longest_common_hit
+from kvplan.engine.reference.coordination import Hit, group_alike, hits_apart, longest_common_hit
 from kvplan.engine.reference.groups import GroupManager, Shared
 from kvplan.engine.reference.pool import BlockPool
 from kvplan.engine.reference.recurrent import BoundaryStates, RunningState
@@ -52,6 +52,15 @@ class KvCache:
         hit = longest_common_hit(self._alike, state, state.num_tokens - 1)
         state.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
         return hit
+
+    def lookup_apart(self, state: RequestState) -> Hit | None:
+        """As ``lookup``, where somebody else brings what the other groups lack of what full attention has.
+
+        None where that is nothing more than all groups have.
+        """
+        if not self.config.enable_prefix_caching:
+            return None
+        return hits_apart(self._alike, state, state.num_tokens - 1)
 
     def allocate(
         self,

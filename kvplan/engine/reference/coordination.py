@@ -47,7 +47,8 @@ class AlikeGroups:
         ``drop``: the last block found is not used.
         """
         if drop and self._hashes:
-            hashed = state.num_tokens - state.num_tokens % self._hashes
+            known = state.num_tokens + state.cut_tokens
+            hashed = known - known % self._hashes
             limit_tokens = min(limit_tokens + self.block_size, hashed)
         lookup = self._pool.lookup
 
@@ -105,6 +106,22 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
         if one_round:
             break
     return Hit(length, _tables(groups, [entry[1] for entry in found if entry], length), longest)
+
+
+def hits_apart(groups: Sequence[AlikeGroups], state: RequestState, limit_tokens: int) -> Hit | None:
+    """What full attention serves by itself, and beside it what each kind does; ``longest`` is what all do.
+
+    None where no group has full attention, or another kind serves more: then full attention has lost what
+    the others still have (``find_longest_cache_hit_per_group``).
+    """
+    if not groups[0].downward_closed:
+        return None
+    found = [members.longest_hit(state, limit_tokens, drop=members.drops) for members in groups]
+    tokens = found[0][0]
+    if any(served > tokens for served, _ in found):
+        return None
+    tables = _tables(groups, [entries for _, entries in found], tokens)
+    return Hit(tokens, tables, min(served for served, _ in found))
 
 
 def _tables(

@@ -32,6 +32,10 @@ class RunningState(GroupManager):
         if not state.blocks[self.index]:
             state.blocks[self.index] = self.pool.take(1)
 
+    def load(self, state: RequestState, tokens: int) -> None:
+        """Take the block."""
+        self.grow(state, tokens)
+
 
 class BoundaryStates(GroupManager):
     """States at block boundaries (``mamba_cache_mode="align"``): a step reads one block and writes another.

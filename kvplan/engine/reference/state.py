@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from enum import Enum, auto
 
-from kvplan.traces.request import Request, join_runs
+from kvplan.traces.request import Request, TokenRuns, count_tokens, join_runs
 
 _POSITION_BITS = 40
 """Token positions stay below 2**40, so a prefix is named by one integer: run id and position."""
@@ -50,7 +50,7 @@ class RequestState:
     ``shared_prefix_boundary`` is where the last look-up found a
     prefix that some group had and another had not kept; 0 when there was none. As long as no more than
     ``settled_until`` tokens are to be covered, no group takes or gives back a block; ``published_tokens`` are
-    those whose blocks publication has dealt with in every group.
+    those whose blocks publication has dealt with in every group. ``cut_tokens`` were behind its prompt.
     """
 
     def __init__(self, request: Request, index: int, num_groups: int) -> None:
@@ -76,13 +76,22 @@ class RequestState:
         self.scheduled_s = -1.0
         self.first_token_s = -1.0
         self.finish_s = -1.0
-        self._runs = join_runs((*request.prompt, *request.output))
+        self.cut_tokens = 0
+        self._contains((*request.prompt, *request.output))
+
+    def _contains(self, runs: TokenRuns) -> None:
+        self._runs = join_runs(runs)
         self._ends: list[int] = []
         position = 0
         for _, length in self._runs:
             position += length
             self._ends.append(position)
         self._run_ids: list[int] = []
+
+    def cut_from(self, prompt: TokenRuns) -> None:
+        """Its prompt is the beginning of this one, all of whose blocks were hashed before it was cut."""
+        self.cut_tokens = count_tokens(prompt) - self.prompt_tokens
+        self._contains(prompt)
 
     @property
     def num_output_tokens(self) -> int:

@@ -166,7 +166,10 @@ class Drafting(VllmScheduler):
     ) -> int | None:
         if self._pads(request, start):
             tokens = 1 + self.rules.tokens
-            return tokens if tokens <= budget else None
+            if tokens > budget:
+                return None
+            # Where states want a step to end before its placeholders do, there are none.
+            return tokens if self.chunk(request, tokens, start) == tokens else 1
         wanted = super()._first_chunk(request, start, budget, threshold, defer_prefills)
         if not wanted or self.rules.prompt_lookahead == 1:
             return wanted
@@ -195,7 +198,7 @@ class Drafting(VllmScheduler):
         assert isinstance(plan, DraftPlan)
         self.aside.pop(request, None)
         self.enter(plan, request, hit_tokens)
-        padded = self._pads(request, hit_tokens)
+        padded = tokens > 1 and self._pads(request, hit_tokens)
         plan.take([(request, tokens, self.rules.tokens if padded else 0, padded)])
         self.drafts_wanted = self.drafts_wanted or self._drafts_serve(request)
         if self.keep_schedule:

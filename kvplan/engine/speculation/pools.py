@@ -8,6 +8,8 @@ Both pools have the drafter, as vLLM's NIXL connector wants the same layers on b
 - Prediction layers that draft in turns would make drafts of drafts from the last tokens of a prompt: a
   prefill instance is not asked for these, and the decode instance computes them (NIXL's
   ``_prefill_backoff``).
+- Above several cache groups blocks are numbered, as ``disaggregation.grouped`` says; look-ups of a prefill
+  instance know the blocks of a prompt as it was before it was cut.
 - On a decode instance a request's first step computes the last token of the prompt again and has no drafts
   but placeholders (``loading``); from then on it goes as on one engine.
 """
@@ -15,15 +17,19 @@ Both pools have the drafter, as vLLM's NIXL connector wants the same layers on b
 from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.cargo import Sizes
 from kvplan.engine.disaggregation.decode import DecodeEvents, DecodeReplica, DecodeScheduler
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.grouped import GroupedDecodeScheduler, GroupedPrefillScheduler
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.ranks import DecodeRanks, Make, PrefillRanks
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.lockstep.drafted import DraftsTogether
+from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.scheduler import RemoteScheduler
@@ -32,9 +38,10 @@ from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.metrics import SECTION, metrics
+from kvplan.engine.speculation.numbered import DraftNumberedLoads, DraftNumberedScheduler
 from kvplan.engine.speculation.replica import Verifying
 from kvplan.engine.speculation.rules import DraftRules
-from kvplan.engine.speculation.scheduler import DraftScheduler
+from kvplan.engine.speculation.scheduler import DraftScheduler, HybridDraftScheduler
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
@@ -53,6 +60,8 @@ class DraftPrefillScheduler(PrefillScheduler, DraftScheduler):
 class DraftPrefillReplica(Verifying, PrefillReplica):
     """One instance of a prefill pool that has the drafter."""
 
+    kind: type[DraftPrefillScheduler | DraftGroupedPrefillScheduler] = DraftPrefillScheduler
+
     def __init__(
         self,
         config: EngineConfig,
@@ -70,7 +79,7 @@ class DraftPrefillReplica(Verifying, PrefillReplica):
     def make_scheduler(self) -> PrefillScheduler:
         """See the base class."""
         kept = self.layers or self.logging
-        scheduler = DraftPrefillScheduler(self.config, self.handover, self.drafts, keep_schedule=kept)
+        scheduler = self.kind(self.config, self.handover, self.drafts, keep_schedule=kept)
         self.drafting = scheduler
         return scheduler
 
@@ -104,6 +113,8 @@ class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
 class DraftDecodeReplica(Loading, DecodeReplica):
     """One instance of a decode pool that verifies drafts."""
 
+    kind: type[DraftDecodeScheduler | DraftGroupedDecodeScheduler] = DraftDecodeScheduler
+
     def __init__(
         self,
         config: EngineConfig,
@@ -117,7 +128,7 @@ class DraftDecodeReplica(Loading, DecodeReplica):
 
     def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
         """See the base class."""
-        scheduler = DraftDecodeScheduler(
+        scheduler = self.kind(
             self.config, self, self.recorder.totals, self.drafts, keep_schedule=self.logging
         )
         self.decode = scheduler
@@ -135,6 +146,49 @@ class DraftDecodeReplica(Loading, DecodeReplica):
     def known_tokens(self, request: Request) -> int:
         """See the base class: prompts come once, and before their answers."""
         return request.prompt_tokens
+
+
+class DraftGroupedPrefillScheduler(GroupedPrefillScheduler, DraftNumberedScheduler):
+    """The same above several cache groups."""
+
+    def __init__(
+        self, config: EngineConfig, handover: Handover, drafts: Speculation, *, keep_schedule: bool
+    ) -> None:
+        HybridDraftScheduler.__init__(
+            self, config, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule
+        )
+        self.hold(handover)
+
+
+class DraftGroupedPrefillReplica(NumberedReplica, DraftPrefillReplica):
+    """One instance of a prefill pool that has the drafter."""
+
+    kind = DraftGroupedPrefillScheduler
+
+
+class DraftGroupedDecodeScheduler(GroupedDecodeScheduler, DraftNumberedLoads):
+    """The same above several cache groups."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        totals: Totals,
+        drafts: Speculation,
+        *,
+        keep_schedule: bool,
+    ) -> None:
+        HybridDraftScheduler.__init__(
+            self, config, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule
+        )
+        self.connect(source)
+        self.count(totals)
+
+
+class DraftGroupedDecodeReplica(NumberedReplica, DraftDecodeReplica):
+    """One instance of a decode pool that verifies drafts."""
+
+    kind = DraftGroupedDecodeScheduler
 
 
 class DraftPrefillRanks(DraftsTogether, PrefillRanks):
@@ -176,35 +230,40 @@ class DraftingPools(DisaggregatedEngine):
         *,
         route: tuple[Stage, ...],
         layers: int,
-        block_bytes: int,
+        sizes: Sizes,
         first_token: FirstToken,
         handover: Handover = Handover.KEPT,
     ) -> None:
-        self.left_tokens = drafts.rules.prompt_lookahead - 1
-        if self.left_tokens and first_token is FirstToken.PREFILL:
+        self.drafts = drafts.with_connector()
+        if self.left_to_decode(prefill.options) and first_token is FirstToken.PREFILL:
             raise UsageError(
                 "prefill instances have no first token to give where prediction layers draft in turns: vLLM "
                 "leaves the last tokens of a prompt to the decode instance then",
                 where="disaggregation.first_token",
                 hint="use decode, or 1 for speculative.tokens",
             )
-        self.drafts = drafts.with_connector()
         for pool in (prefill, decode):
             pool.config = self.drafts.fitted(pool.options)
         super().__init__(
-            prefill, decode, recorder, route=route, layers=layers, block_bytes=block_bytes,
+            prefill, decode, recorder, route=route, layers=layers, sizes=sizes,
             first_token=first_token, handover=handover,
         )  # fmt: skip
 
+    def left_to_decode(self, config: EngineConfig) -> int:
+        """As the base class; modules that draft in turns would make drafts of drafts at a prompt's end."""
+        return max(super().left_to_decode(config), self.drafts.rules.prompt_lookahead - 1)
+
     def make_prefill(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
-        return DraftPrefillReplica(
+        kind = DraftPrefillReplica if one_full_group(config) else DraftGroupedPrefillReplica
+        return kind(
             config, latency, recorder, self, self.drafts, layers=bool(self.layers), handover=self.handover
         )
 
     def make_decode(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """See the base class."""
-        return DraftDecodeReplica(config, latency, recorder, self, self.drafts)
+        kind = DraftDecodeReplica if one_full_group(config) else DraftGroupedDecodeReplica
+        return kind(config, latency, recorder, self, self.drafts)
 
     def prefill_ranks(self, pool: Pool, ranks: Ranks, recorder: Recorder) -> PrefillRanks:
         """See the base class."""

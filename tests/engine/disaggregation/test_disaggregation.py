@@ -271,9 +271,16 @@ def test_separate_decode_is_not_disturbed_by_prompts() -> None:
 def test_what_is_refused() -> None:
     good = Disaggregation(link(), BLOCK_BYTES)
     clock, recorder = LinearLatency(1.0, 0.0, 0.0), Recorder()
-    hybrid = replace(CONFIG, groups=(CacheGroup("full", 16), CacheGroup("sliding", 16, 64)))
-    with pytest.raises(UsageError, match=r"full attention only, not for layer groups full, sliding"):
-        good.engine(hybrid, clock, recorder)
+    windows = replace(CONFIG, groups=(CacheGroup("full", 16), CacheGroup("sliding", 16, 64)))
+    states = replace(CONFIG, groups=(CacheGroup("full", 16), CacheGroup("mamba", 16)))
+    with pytest.raises(UsageError, match="MoRIIO connector does not write"):
+        replace(good, layers=4).engine(windows, clock, recorder)
+    with pytest.raises(UsageError, match="states that are written layer by layer"):
+        replace(good, layers=4).engine(states, clock, recorder)
+    with pytest.raises(UsageError, match="no prefill instance has a first token"):
+        replace(good, first_token=FirstToken.PREFILL).engine(states, clock, recorder)
+    with pytest.raises(UsageError, match="in different groups"):
+        replace(good, decode=PoolPlan(config=windows)).engine(CONFIG, clock, recorder)
     with pytest.raises(UsageError, match="belady"):
         good.engine(replace(CONFIG, eviction="belady", enable_prefix_caching=True), clock, recorder)
     with pytest.raises(UsageError, match="the decode pool has 0 instances") as caught:

@@ -16,6 +16,7 @@ import kvplan.engine.disaggregation.engine as engines
 import kvplan.engine.disaggregation.strategy as strategies_of_engines
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import PARTS
+from kvplan.engine.disaggregation.cargo import Cargo
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
@@ -194,9 +195,9 @@ class OneByOne(DisaggregatedEngine):
         super().computed(journey, attempt, begun, ended)
         self._post(ended, lambda journey, now: None, journey)
 
-    def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
+    def reserved(self, journey: Journey, cargo: Cargo, refused: bool, now: float) -> None:
         journey.refused, journey.reserved_s = refused, now
-        journey.hit_blocks = hit_blocks
+        journey.cargo = cargo
         self._post(now, lambda journey, now: self._send(journey), journey)
 
 

@@ -44,7 +44,8 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
 
     Args:
         prefill, decode: the pools.
-        recorder, route, block_bytes: as of ``PoolsEngine``; a block is a page.
+        recorder, route: as of ``PoolsEngine``.
+        block_bytes: KV bytes of a page, all layers and ranks together, as stored.
         options: of the decode instances.
         payload: what is sent beside pages.
     """
@@ -63,12 +64,13 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         self.options = options
         self.payload = payload
         self.payload_bytes = 0
+        self.block_bytes = block_bytes
         self.page = prefill.config.block_size
         breakdown = Breakdown(
             FirstToken.DECODE, PARTS, "waited for room on the decode instance before they were computed",
             "of the time until there was room: where there was none at once",
         )  # fmt: skip
-        super().__init__((prefill, decode), recorder, route, block_bytes, breakdown)
+        super().__init__((prefill, decode), recorder, route, breakdown)
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillServer:
         """One instance of the prefill pool."""

@@ -7,6 +7,7 @@ needs before one token (``lookup``): full attention all of it, the others the la
 
 Which blocks are copied depends on their numbers: a window gives blocks back while they are copied, others are
 given them, and the step that writes them waits for the copy (``fences``). So the device's cache is kept with
-numbered blocks (``cache``), as the reference engine keeps it; who runs is decided as everywhere else
-(``scheduler``). The host's cache is ``host``, with ``recency`` and ``adaptive`` for what goes first.
+numbered blocks (``engine.numbered``), with states that are handed on (``cache``); who runs is decided as
+everywhere else (``scheduler``). The host's cache is ``host``, with ``recency`` and ``adaptive`` for what goes
+first.
 """

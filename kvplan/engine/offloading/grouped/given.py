@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from kvplan.engine.live import Status
-from kvplan.engine.offloading.grouped.cache import WHOLE
+from kvplan.engine.numbered.cache import WHOLE
+from kvplan.engine.numbered.request import NumberedRequest
 from kvplan.engine.offloading.grouped.layout import GroupLayout
 from kvplan.engine.offloading.grouped.offloaded import Offloaded
-from kvplan.engine.offloading.grouped.request import NumberedRequest
 from kvplan.engine.reference.pool import NULL_BLOCK
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from kvplan.engine.numbered.memo import Memos
 from kvplan.engine.offloading.grouped.chunk import ABSENT, IDLE, PENDING, Key, Use
-from kvplan.engine.offloading.grouped.memo import Memos
 from kvplan.engine.offloading.grouped.order import make_order
 from kvplan.engine.offloading.memory import HostMemory
 from kvplan.engine.offloading.order import EvictionPolicy

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvplan.engine.numbered.request import NumberedRequest
 from kvplan.engine.offloading.copies import Store
 from kvplan.engine.offloading.grouped.chunk import Key, Use
 from kvplan.engine.offloading.grouped.layout import GroupLayout
-from kvplan.engine.offloading.grouped.request import NumberedRequest
 from kvplan.engine.reference.state import PrefixChain
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.offloading.grouped.host import HostChunks
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
 from kvplan.engine.offloading.replica import OffloadingReplica
-from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class GroupedReplica(OffloadingReplica):
+class GroupedReplica(NumberedReplica, OffloadingReplica):
     """A replica with vLLM's offloading connector, whatever groups its cache has."""
 
     def make_scheduler(self, foresight: Foresight | None) -> GroupedScheduler:
@@ -28,11 +28,3 @@ class GroupedReplica(OffloadingReplica):
         )
         self.offloading = self.grouped
         return self.grouped
-
-    def prompt_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler."""
-        return -(-request.prompt_tokens // self.scheduler.block_size)
-
-    def cached_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler."""
-        return self.grouped.found_blocks(request)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.hybrid.scheduler import HybridScheduler
 from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.numbered.request import NumberedRequest
+from kvplan.engine.numbered.scheduler import NumberedLoads
 from kvplan.engine.offloading.connector import ConnectorScheduler, in_order
-from kvplan.engine.offloading.grouped.cache import NumberedCache
+from kvplan.engine.offloading.grouped.cache import HandingCache
 from kvplan.engine.offloading.grouped.chunk import Key
 from kvplan.engine.offloading.grouped.fences import Fences
 from kvplan.engine.offloading.grouped.given import given_blocks
@@ -19,8 +20,6 @@ from kvplan.engine.offloading.grouped.host import HostChunks
 from kvplan.engine.offloading.grouped.layout import GroupLayout, layouts
 from kvplan.engine.offloading.grouped.lookup import LookUp
 from kvplan.engine.offloading.grouped.offloaded import ChunkStore, Offloaded
-from kvplan.engine.offloading.grouped.plan import FencedGrantedPlan, GrantedPlan
-from kvplan.engine.offloading.grouped.request import NumberedRequest, UndraftedRequest
 from kvplan.engine.offloading.grouped.storing import Storing
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
@@ -29,13 +28,12 @@ from kvplan.engine.remote.plan import BoardedPlan
 from kvplan.engine.remote.queue import Load, Transfer
 from kvplan.engine.remote.scheduler import LATER
 from kvplan.engine.remote.source import KvSource
-from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class GroupedScheduler(ConnectorScheduler, HybridScheduler):
+class GroupedScheduler(NumberedLoads, ConnectorScheduler):
     """See the module.
 
     Attributes:
@@ -43,6 +41,8 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         behind: running requests with chunks of their prompt that were not offered yet, or refused.
         open: requests of whose blocks some may be given away before they are stored.
     """
+
+    numbered: HandingCache
 
     def __init__(
         self,
@@ -70,22 +70,10 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         self.open: dict[NumberedRequest, None] = {}
         self._tried = -1
 
-    def make_cache(self) -> NumberedCache:
-        """As the base class."""
-        self.numbered = NumberedCache(self.config)
+    def make_cache(self) -> HandingCache:
+        """As the base class, with states that are handed on."""
+        self.numbered = HandingCache(self.config)
         return self.numbered
-
-    def live(self, request: Request) -> LiveRequest:
-        """As the base class."""
-        return UndraftedRequest(request, self.index.root, len(self.config.groups))
-
-    def found_blocks(self, request: Request) -> int:
-        """Blocks of the scheduler that a look-up would find of a prompt; looking changes nothing."""
-        return self.numbered.lookup(cast(NumberedRequest, self.live(request))).blocks
-
-    def new_plan(self) -> StepPlan:
-        """One that knows whom it computes."""
-        return FencedGrantedPlan() if self.config.async_scheduling else GrantedPlan()
 
     def undecided(self) -> bool:
         """As the base class; not while chunks may have to be stored, or blocks waited for."""
@@ -108,10 +96,6 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         return bool(self.host.pending or self.host.read)
 
     # -- up ---------------------------------------------------------------------------------------------
-
-    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
-        self._look_again()
-        super()._admit_waiting(plan, budget, threshold, defer_prefills)
 
     def fetchable(self, request: LiveRequest, start: int) -> int:
         """Tokens that the host can bring after the first ``start`` (``LookUp.loadable``), or ``LATER``.
@@ -138,30 +122,6 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         found = self.look_up.loadable(known, start, request.num_tokens)
         memos.note(request, question, found, lambda: known.names(self.groups))
         return found
-
-    def _fits_load(self, request: LiveRequest, match: Match, fetched: int) -> bool:
-        cache, hit, waiting = self.numbered, self._found, cast(NumberedRequest, request)
-        total, free = hit.tokens + fetched, self.free_blocks - self.reserve
-        if self.config.scheduler_reserve_full_isl:
-            whole = cache.needed(waiting, request.num_tokens, hit, total, admission=True)
-            if whole > free:
-                return False
-        room = sum(-(-self.room // group.block_size) for group in self.config.groups if group.kind != "mamba")
-        return cache.needed(waiting, total, hit, total, admission=False) <= free - self._promised() - room
-
-    def _promised(self) -> int:
-        room = self.room
-        return sum(
-            self.numbered.needed(
-                cast(NumberedRequest, request), request.num_tokens + room, None, request.computed,
-                admission=True,
-            )
-            for request in (*self.prefills, *self.queue.holders)
-        )  # fmt: skip
-
-    def make_room(self, request: LiveRequest, match: Match, tokens: int) -> None:
-        """As the base class, in every group."""
-        self.numbered.load(cast(NumberedRequest, request), tokens, self._found)
 
     def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
         """As the base class; the chunks it reads stay."""
@@ -214,23 +174,6 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
             if not group.hands_on
         )
 
-    def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
-        cache, waiting = self.numbered, cast(NumberedRequest, request)
-        computed, free = request.computed, self.free_blocks - self.reserve
-        if self.config.scheduler_reserve_full_isl:
-            whole = cache.needed(waiting, request.num_tokens, None, computed, admission=True)
-            if whole > free:
-                return False
-        covered = self.placed(computed + tokens)
-        return cache.needed(waiting, covered, None, computed, admission=False) <= free
-
-    def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
-        numbered, before = cast(NumberedRequest, request), request.computed
-        request.computed += tokens
-        self.numbered.resume(numbered, request.computed)
-        self._granted[numbered] = tokens
-        self.begin(plan, request, before, tokens)
-
     # -- who leaves -------------------------------------------------------------------------------------
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
@@ -243,38 +186,14 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
     def _finish(self, request: LiveRequest) -> None:
         numbered = cast(NumberedRequest, request)
         self._ends(numbered, request.prompt_tokens)
-        if request.status is Status.RUNNING:
-            computed = request.prompt_tokens + request.max_tokens - 1
-            self.publish_until(request, computed)
-            self.numbered.drop(numbered, computed)
         super()._finish(request)
 
     def abort(self, request: LiveRequest) -> None:
         """As the base class."""
         numbered = cast(NumberedRequest, request)
-        computed = 0
-        if request.status is Status.RUNNING:
-            computed, in_flight = self._progress(numbered)
-            self.numbered.drop(numbered, max(computed - in_flight, 0))
-            self.numbered.forget(numbered)
-        self._ends(numbered, computed)
+        running = request.status is Status.RUNNING
+        self._ends(numbered, self.progress(numbered)[0] if running else 0)
         super().abort(request)
-
-    def _progress(self, request: NumberedRequest) -> tuple[int, int]:
-        """Tokens that are computed or in flight, and those in flight, of a running request."""
-        if request.steady is None:
-            # The last token of who decoded in step is nobody's grant.
-            last = sum(
-                1
-                for plan in self.undelivered
-                if isinstance(plan, FencedGrantedPlan | GrantedPlan)
-                and request in plan.aboard
-                and request not in plan.granted
-            )
-            return request.computed, request.in_flight + last
-        tick = self.decodes.tick
-        flying = sum(1 for plan in self.undelivered if plan.batch.scheduled_tokens)
-        return request.base + tick, request.in_flight + min(tick - request.joined, flying)
 
     def _ends(self, request: NumberedRequest, tokens: int) -> None:
         known = self.known[request]
@@ -284,10 +203,6 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         self.over.append(request)
         for store in known.stores:
             self.fences.add(store, store.source)
-
-    def give_back_late(self, request: LiveRequest) -> None:
-        """As the base class."""
-        self.numbered.release_at_once(cast(NumberedRequest, request))
 
     # -- down -------------------------------------------------------------------------------------------
 

@@ -7,18 +7,20 @@ from typing import cast
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.offloading.grouped.cache import HandingCache, NumberedCache
-from kvplan.engine.offloading.grouped.request import NumberedRequest
-from kvplan.engine.offloading.grouped.states import HandedStates
+from kvplan.engine.numbered.cache import NumberedCache, WatchedCache
+from kvplan.engine.numbered.request import NumberedRequest
+from kvplan.engine.offloading.grouped.cache import HandingCache
 from kvplan.engine.reference.groups import GroupManager
 from kvplan.engine.speculation.grouped.request import NumberedDraftedRequest
-from kvplan.engine.speculation.grouped.states import DraftedStates
+from kvplan.engine.speculation.grouped.states import DraftedRunningState, DraftedStates, HandedDraftedStates
 from kvplan.engine.speculation.grouped.tails import PromptTails
 from kvplan.engine.speculation.grouped.windows import KeptWindow
 from kvplan.engine.speculation.rules import DraftRules
 
 
-class _DraftTables(HandingCache):
+class _DraftTables(WatchedCache):
+    kept_states: type[DraftedStates] = DraftedStates
+
     def __init__(self, config: EngineConfig, drafts: int, kept: int) -> None:
         self.drafts = drafts
         self.kept = kept
@@ -29,24 +31,29 @@ class _DraftTables(HandingCache):
             return PromptTails(index, group, self.shared)
         if group.kind == "sliding":
             return KeptWindow(index, group, self.shared, self.kept)
+        if group.kind == "mamba":
+            kind = self.kept_states if self.config.enable_prefix_caching else DraftedRunningState
+            return kind(index, group, self.shared, self.drafts)
         return super()._manager(index, group)
 
-    def states(self, index: int, group: CacheGroup) -> HandedStates:
-        """As the base class, with a state for every draft."""
-        return DraftedStates(index, group, self.shared, self.drafts)
+
+class _HandingDraftTables(_DraftTables):
+    kept_states = HandedDraftedStates
 
 
 class DraftNumberedCache(NumberedCache):
     """See the package."""
+
+    tables_of: type[_DraftTables] = _DraftTables
 
     def __init__(self, config: EngineConfig, rules: DraftRules) -> None:
         self.rules = rules
         self.kept = rules.prompt_lookahead - 1
         super().__init__(config)
 
-    def make_tables(self) -> HandingCache:
+    def make_tables(self) -> WatchedCache:
         """As the base class, with a state for every draft."""
-        return _DraftTables(self.config, self.rules.tokens, self.kept)
+        return self.tables_of(self.config, self.rules.tokens, self.kept)
 
     def needed(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -70,7 +77,7 @@ class DraftNumberedCache(NumberedCache):
             manager.publish(numbered.state, self._findable(manager, tokens))
             news |= published[manager.index] > before
         if news:
-            self.hand_on(numbered)
+            self.published(numbered)
         return news
 
     def _findable(self, manager: GroupManager, tokens: int) -> int:
@@ -81,3 +88,9 @@ class DraftNumberedCache(NumberedCache):
         # Several modules may compute the last tokens again.
         final = max(tokens - self.kept, 0)
         return min(final, final - final % self.alignment + manager.block_size)
+
+
+class DraftHandingCache(DraftNumberedCache, HandingCache):
+    """The same above a host that states are handed to."""
+
+    tables_of = _HandingDraftTables

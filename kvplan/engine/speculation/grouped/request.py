@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvplan.engine.offloading.grouped.request import NumberedRequest, RememberedState
+from kvplan.engine.numbered.request import NumberedRequest, RememberedState
 from kvplan.engine.speculation.request import DraftedRequest
 
 if TYPE_CHECKING:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.offloading.grouped.host import HostChunks
-from kvplan.engine.offloading.grouped.request import NumberedRequest
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
-from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_node import Match
 from kvplan.engine.remote.source import KvSource
-from kvplan.engine.speculation.grouped.cache import DraftNumberedCache
-from kvplan.engine.speculation.grouped.request import NumberedDraftedRequest
-from kvplan.engine.speculation.loading import DraftLoading
+from kvplan.engine.speculation.grouped.cache import DraftHandingCache
+from kvplan.engine.speculation.numbered import DraftNumberedLoads
 from kvplan.engine.speculation.scheduler import HybridDraftScheduler
 from kvplan.engine.speculation.strategy import Speculation
-from kvplan.traces.request import Request
 
 
-class DraftGroupedScheduler(GroupedScheduler, DraftLoading, HybridDraftScheduler):
+class DraftGroupedScheduler(GroupedScheduler, DraftNumberedLoads):
     """See the package."""
 
     def __init__(
@@ -39,48 +31,7 @@ class DraftGroupedScheduler(GroupedScheduler, DraftLoading, HybridDraftScheduler
         self.connect(source)
         self.offload(host, chunk_blocks)
 
-    def make_cache(self) -> DraftNumberedCache:
-        """As the base class, with a state for every draft."""
-        self.numbered = DraftNumberedCache(self.config, self.rules)
-        return self.numbered
-
-    def live(self, request: Request) -> LiveRequest:
-        """As the base class."""
-        key, groups = self.acceptance.key(request.id), len(self.config.groups)
-        return NumberedDraftedRequest(request, self.index.root, key, groups)
-
-    def publish_until(self, request: LiveRequest, tokens: int) -> None:
-        """As the base class; each group says how far."""
-        drafted = cast(NumberedDraftedRequest, request)
-        if self.caching and self.numbered.publish(drafted, min(tokens, drafted.num_tokens)):
-            self.version += 1
-
-    # -- loads ------------------------------------------------------------------------------------------
-
-    def _fits_load(self, request: LiveRequest, match: Match, fetched: int) -> bool:
-        cast(NumberedDraftedRequest, request).reach = self._found.tokens + fetched
-        return super()._fits_load(request, match, fetched)
-
-    def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
-        cast(NumberedDraftedRequest, request).reach = request.computed + tokens
-        return super()._fits_loaded(request, tokens)
-
-    def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
-        before = request.computed
-        request.computed += tokens
-        self.numbered.resume(cast(NumberedRequest, request), self.placed(request.computed))
-        self.begin(plan, request, before, tokens)
-        if request.computed >= request.num_tokens:
-            self.prefills.append(request)  # its load counts until the step is planned
-
-    # -- who leaves -------------------------------------------------------------------------------------
-
-    def _finish(self, request: LiveRequest) -> None:
-        numbered = cast(NumberedRequest, request)
-        if request.status is Status.RUNNING:
-            self.numbered.drop(numbered, max(request.computed - numbered.in_flight, 0))
-        self._ends(numbered, request.prompt_tokens)
-        self._leave(request)
-
-    def _progress(self, request: NumberedRequest) -> tuple[int, int]:
-        return request.computed, request.in_flight
+    def make_cache(self) -> DraftHandingCache:
+        """As the base class, with states that are handed on."""
+        self.numbered = cache = DraftHandingCache(self.config, self.rules)
+        return cache

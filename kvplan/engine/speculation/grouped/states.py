@@ -9,11 +9,12 @@ from kvplan.engine.config import CacheGroup
 from kvplan.engine.offloading.grouped.states import HandedStates
 from kvplan.engine.reference.groups import Shared
 from kvplan.engine.reference.pool import NULL_BLOCK
+from kvplan.engine.reference.recurrent import BoundaryStates, RunningState
 from kvplan.engine.reference.state import RequestState
 from kvplan.engine.speculation.grouped.request import DraftedState
 
 
-class DraftedStates(HandedStates):
+class DraftedStates(BoundaryStates):
     """Behind the running state as many as a step has drafts, at the end of the table (``MambaManager``).
 
     Where the table grows past them they move on, and their entries are empty.
@@ -65,3 +66,28 @@ class DraftedStates(HandedStates):
         """As the base class."""
         super().release(state)
         cast(DraftedState, state).begun.discard(self.index)
+
+
+class HandedDraftedStates(DraftedStates, HandedStates):
+    """The same above a host that they are handed to."""
+
+
+class DraftedRunningState(RunningState):
+    """Without a prefix cache: one state, and one for every draft."""
+
+    def __init__(self, index: int, group: CacheGroup, shared: Shared, drafts: int) -> None:
+        super().__init__(index, group, shared)
+        self.drafts = drafts
+
+    def need(
+        self, state: RequestState, tokens: int, hit: Sequence[int], computed: int, *, admission: bool
+    ) -> int:
+        """As the base class, of all of them; places beyond the longest sequence count as another state."""
+        del hit, computed, admission
+        wanted = -(-tokens // self.config.max_model_len) + self.drafts
+        return max(wanted - len(state.blocks[self.index]), 0)
+
+    def grow(self, state: RequestState, tokens: int) -> None:
+        """As the base class, of all of them."""
+        if not state.blocks[self.index]:
+            state.blocks[self.index] = self.pool.take(1 + self.drafts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvplan.engine.offloading.grouped.memo import Memos
+from kvplan.engine.numbered.memo import Memos
 from kvplan.engine.reference.pool import BlockPool, Key
 
 
