@@ -4,9 +4,10 @@ What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end tim
 and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
 does not matter. Regressions over simulations all around find the constants under a robust loss
 (``kvplan.scenario.search``), weakly drawn to what is usual: what a run cannot tell apart is then divided by
-what is plausible. A constant that the run does not determine is named, with the factor by which it could be
-off. One half of the requests is fitted on, the errors printed are those of the other half. Cached prompt
-tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
+what is plausible. Where that misses, it begins again from afar (``kvplan.scenario.foothold``). A constant
+that the run does not determine is named, with the factor by which it could be off. One half of the requests
+is fitted on, the errors printed are those of the other half. Cached prompt tokens and closed loops are
+replayed as they were (``kvplan.scenario.log_replay``).
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import Z90, further_runs, left_assumed, poor, unsure_why
+from kvplan.scenario.fit_advice import (
+    Z90,
+    another_model,
+    further_runs,
+    left_assumed,
+    poor,
+    strange,
+    unsure_why,
+)
 from kvplan.scenario.fit_client import client_spread
 from kvplan.scenario.fit_constants import (
     CLIENT,
@@ -38,6 +47,7 @@ from kvplan.scenario.fit_constants import (
 )
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
 from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.foothold import foothold
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
@@ -62,6 +72,10 @@ SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
+MISSED = 0.04
+"""Percentiles that stay so far off say that the search may have begun too far from where it should end."""
+STRAYS = 0.5
+"""A constant whose usual values differ by less is not looked for far away."""
 LOOP_SPREAD = 0.4
 """Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
 requests apart, and other things that do (stalls, steps that differ) would be called its."""
@@ -163,6 +177,8 @@ class _Fitting:
         run = Run(scenario)
         base = run.clock.model
         assert isinstance(base, (Roofline, ProfileLatency, DraftingLatency))
+        model = run.deployment.model
+        self.served = None if model is None else model.name
         given = self.given = scenario.latency.parameters()
         self.client, _ = client_overhead({name: value for name, value in given.items() if name in LIMITS})
         self.client = replace(self.client, seed=str(scenario.seed))
@@ -242,14 +258,18 @@ class _Fitting:
             requests,
             tuple(
                 dict.fromkeys(
-                    (*self._notes(), *self.notes, *poor(after), *self._left(values), *self._further(reasons))
+                    (*self._notes(), *self.notes, *poor(after), *strange(free, values, self.start),
+                     *self._left(values), *self._further(reasons))
                 )
             ),
         )  # fmt: skip
 
     def _notes(self) -> list[str]:
         """What was done to each log, once where all say the same."""
-        return [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
+        other = (
+            [] if self.served is None else another_model([each.log.model for each in self.runs], self.served)
+        )
+        return other + [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """What was not looked for, by a step of the runs' median load."""
@@ -335,8 +355,8 @@ class _Fitting:
 
         prior = np.array([c.spread for c in free])
 
-        def searched(noise: float) -> Found:
-            found, point = None, begin
+        def searched(noise: float, point: Array) -> Found:
+            found = None
             for number, spreads in enumerate((SPREADS[:WEIGHED], SPREADS[WEIGHED:])):
                 self._weigh(values_at(point))
                 found = search(
@@ -348,10 +368,19 @@ class _Fitting:
             assert found is not None
             return found
 
-        found = searched(LEAST_NOISE)
+        start_at, found = begin, searched(LEAST_NOISE, begin)
+        if found.noise > MISSED:
+            self.tell("percentiles stay off: once more, from where no constant is far off")
+            self._weigh(values_at(begin))
+            foot = foothold(
+                lambda x: self._residual(values_at(x)), begin, np.where(prior >= STRAYS, prior, 0.0), low,
+                high, scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2,
+            )  # fmt: skip
+            if np.any(foot != begin) and (other := searched(LEAST_NOISE, foot)).noise < found.noise:
+                start_at, found = foot, other
         if found.noise > FAR:
             self.tell("percentiles stay far off: once more, nearer to what is usual")
-            found = searched(found.noise)
+            found = searched(found.noise, start_at)
         covariance = found.covariance * (max(found.noise, LEAST_NOISE) * CORRELATED) ** 2
         posterior = np.linalg.inv(np.linalg.inv(covariance) + np.diag(prior**-2.0))
         alone, known = (np.sqrt(np.diag(matrix)) for matrix in (covariance, posterior))

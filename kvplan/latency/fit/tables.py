@@ -133,7 +133,7 @@ def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_byt
     """
     notes = []
     for family in families:
-        if family.op != "generation_attention":
+        if family.op not in ("generation_attention", "mla_generation"):
             continue
         s = family.shapes
         seen = np.where(s["window"] > 0, np.minimum(s["ctx"], s["window"]), s["ctx"])
