@@ -2,11 +2,12 @@
 
 What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end time; of TTFT for short, middling
 and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
-does not matter. Regressions over simulations all around find the constants under a robust loss
-(``kvplan.scenario.search``), weakly drawn to what is usual: what a run cannot tell apart is then divided by
-what is plausible. A constant that the run does not determine is named, with the factor by which it could be
-off. One half of the requests is fitted on, the errors printed are those of the other half. Cached prompt
-tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
+does not matter. From where no constant is far off (``kvplan.scenario.foothold``) regressions over
+simulations all around find them under a robust loss (``kvplan.scenario.search``), weakly drawn to what is
+usual: what a run cannot tell apart is then divided by what is plausible. A constant that the run does not
+determine is named, with the factor by which it could be off. One half of the requests is fitted on, the
+errors printed are those of the other half. Cached prompt tokens and closed loops are replayed as they were
+(``kvplan.scenario.log_replay``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from kvplan.scenario.fit_constants import (
 )
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
 from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.foothold import foothold
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
@@ -62,6 +64,8 @@ SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
+STRAYS = 0.8
+"""A constant whose usual values differ by less is not looked for far away."""
 LOOP_SPREAD = 0.4
 """Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
 requests apart, and other things that do (stalls, steps that differ) would be called its."""
@@ -334,9 +338,13 @@ class _Fitting:
             self.tell(f"round {before + round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
 
         prior = np.array([c.spread for c in free])
+        foot = foothold(
+            lambda x: self._residual(values_at(x)), begin, np.where(prior >= STRAYS, prior, 0.0), low, high,
+            scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2,
+        )  # fmt: skip
 
         def searched(noise: float) -> Found:
-            found, point = None, begin
+            found, point = None, foot
             for number, spreads in enumerate((SPREADS[:WEIGHED], SPREADS[WEIGHED:])):
                 self._weigh(values_at(point))
                 found = search(

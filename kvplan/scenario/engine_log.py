@@ -31,7 +31,7 @@ MAX_BYTES = 512 << 20
 EXAMPLE = ("start_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s")
 """Names that a log of one's own may use."""
 MAX_REQUESTS = 3_000
-"""Requests a fit simulates, some forty times; the first ones of a longer log."""
+"""Requests a fit simulates, some two hundred times; the first ones of a longer log."""
 FEWEST = 40
 """Requests below which two halves say nothing about percentiles."""
 WARMING = 0.05

@@ -377,6 +377,27 @@ def test_what_cannot_be_told_apart_is_charged_to_what_may_vary() -> None:
     assert found.constants["step_s"] == pytest.approx(9e-3, rel=0.3)
 
 
+def test_a_front_end_that_holds_up_the_run_is_found_though_one_half_as_slow_would_not_show() -> None:
+    """Thirty times as slow as most: nothing nearby says which way to go."""
+    flags = {"workload.requests": 80, "workload.rate": 25.0, "workload.synthesize": "fixed",
+             "workload.prompt_tokens": "uniform:50-400", "workload.output_tokens": "uniform:10-60"}  # fmt: skip
+    truth = {**TRUTH, "compute_efficiency": 0.7, "step_s": 2e-3, "request_s": 1e-5, "api_server_s": 0.06}
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert found.constants["api_server_s"] == pytest.approx(0.06, rel=0.25)
+    assert abs(found.after["ttft"]["p50"]) < 0.2
+
+
+def test_a_slow_step_seen_one_request_at_a_time_is_not_charged_to_requests() -> None:
+    """They add up there; with a batch they would not, and steps are what hosts take long for."""
+    flags = {"workload.requests": 40, "workload.max_in_flight": 1}
+    truth = {**TRUTH, "memory_efficiency": 0.8, "step_s": 25e-3, "request_s": 5e-5}
+    log = replace(measured(truth, **flags), max_in_flight=1)
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), log)
+    assert found.constants["step_s"] == pytest.approx(25e-3, rel=0.15)
+    assert found.constants["request_s"] < 1e-4
+    assert found.constants["memory_efficiency"] == pytest.approx(0.8, rel=0.25)
+
+
 def test_times_logged_in_the_engine_itself_get_no_client_overhead() -> None:
     truth = {**TRUTH, "client_overhead_s": 1e-5}
     flags = {"workload.requests": 120}
