@@ -26,7 +26,15 @@ from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import Z90, further_runs, left_assumed, poor, unsure_why
+from kvplan.scenario.fit_advice import (
+    Z90,
+    another_model,
+    further_runs,
+    left_assumed,
+    poor,
+    strange,
+    unsure_why,
+)
 from kvplan.scenario.fit_client import client_spread
 from kvplan.scenario.fit_constants import (
     CLIENT,
@@ -167,6 +175,8 @@ class _Fitting:
         run = Run(scenario)
         base = run.clock.model
         assert isinstance(base, (Roofline, ProfileLatency, DraftingLatency))
+        model = run.deployment.model
+        self.served = None if model is None else model.name
         given = self.given = scenario.latency.parameters()
         self.client, _ = client_overhead({name: value for name, value in given.items() if name in LIMITS})
         self.client = replace(self.client, seed=str(scenario.seed))
@@ -246,14 +256,18 @@ class _Fitting:
             requests,
             tuple(
                 dict.fromkeys(
-                    (*self._notes(), *self.notes, *poor(after), *self._left(values), *self._further(reasons))
+                    (*self._notes(), *self.notes, *poor(after), *strange(free, values, self.start),
+                     *self._left(values), *self._further(reasons))
                 )
             ),
         )  # fmt: skip
 
     def _notes(self) -> list[str]:
         """What was done to each log, once where all say the same."""
-        return [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
+        other = (
+            [] if self.served is None else another_model([each.log.model for each in self.runs], self.served)
+        )
+        return other + [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """What was not looked for, by a step of the runs' median load."""

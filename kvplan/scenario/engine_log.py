@@ -12,11 +12,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
-from kvplan.scenario.log_benchmark import is_run, read_benchmark
+from kvplan.scenario.log_benchmark import is_run, read_benchmark, served_model
 from kvplan.scenario.log_table import (
     constant,
     is_record,
@@ -49,7 +49,7 @@ class EngineLog:
     """The requests by arrival, and what was done to them on reading.
 
     ``max_in_flight``: how many requests the client kept in flight at most, as it or the user says; 0 says
-    that there was no limit, None that nobody says.
+    that there was no limit, None that nobody says. ``model``: which one a benchmark asked for, if it says so.
     """
 
     path: str
@@ -57,6 +57,16 @@ class EngineLog:
     rows: tuple[Measured, ...]
     notes: tuple[str, ...]
     max_in_flight: int | None = None
+    model: str | None = None
+
+
+class _Read(NamedTuple):
+    """What a file holds; the client's limit and the model as the file says them."""
+
+    format: str
+    rows: list[Measured]
+    max_in_flight: int | None = None
+    model: str | None = None
 
 
 def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
@@ -84,8 +94,9 @@ def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
             "not UTF-8 text", where=str(path), hint="unpack it, and save it as UTF-8 CSV or JSON"
         ) from exc
     notes: list[str] = []
-    form, rows, said = _rows(text, str(path), notes, max_in_flight)
-    max_in_flight = said if max_in_flight is None else max_in_flight
+    read = _rows(text, str(path), notes, max_in_flight)
+    max_in_flight = read.max_in_flight if max_in_flight is None else max_in_flight
+    rows = read.rows
     rows.sort(key=lambda row: row.arrival_s)
     if not max_in_flight:
         rows = _within_seconds(rows, notes)
@@ -106,20 +117,17 @@ def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
         rows = rows[:MAX_REQUESTS]
     first = rows[0].arrival_s
     shifted = tuple(replace(row, arrival_s=row.arrival_s - first) for row in rows)
-    return EngineLog(str(path), form, shifted, tuple(notes), max_in_flight)
+    return EngineLog(str(path), read.format, shifted, tuple(notes), max_in_flight, read.model)
 
 
-def _rows(
-    text: str, path: str, notes: list[str], max_in_flight: int | None
-) -> tuple[str, list[Measured], int | None]:
-    """(format, rows, the client's limit as the file says it)."""
+def _rows(text: str, path: str, notes: list[str], max_in_flight: int | None) -> _Read:
     if text.lstrip()[:1] not in ("{", "["):
-        return "csv", read_table(text, path, notes, max_in_flight), None
+        return _Read("csv", read_table(text, path, notes, max_in_flight))
     document = _document(text, path)
     if isinstance(document, list) and document and is_aiperf(document[0]):
-        return "aiperf", read_aiperf(document, path, notes), None
+        return _Read("aiperf", read_aiperf(document, path, notes))
     if isinstance(document, list):
-        return "json", read_records(document, path, notes, max_in_flight), None
+        return _Read("json", read_records(document, path, notes, max_in_flight))
     if not isinstance(document.get("input_lens"), list):
         runs = list(requests_within(document, notes))
         if len(runs) > 1:
@@ -128,8 +136,8 @@ def _rows(
             )
         if runs:
             notes.append("the one list of requests in the file is read, and nothing else of it")
-            return "json", read_records(runs[0], path, notes, max_in_flight), None
-    return read_benchmark(document, path, notes, max_in_flight)
+            return _Read("json", read_records(runs[0], path, notes, max_in_flight))
+    return _Read(*read_benchmark(document, path, notes, max_in_flight), served_model(document))
 
 
 def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
@@ -156,7 +164,8 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
             hint=f"a request has its lengths and times under names like {', '.join(EXAMPLE)}",
         ) from exc  # fmt: skip
     if isinstance(document, list):
-        return document
+        one = document[0] if len(document) == 1 else None
+        return one if isinstance(one, dict) and is_run(one) else document
     if not isinstance(document, dict):
         raise DataError("not a benchmark result", where=path)
     return [document] if is_record(document) or is_aiperf(document) else document

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from kvplan.errors import UnknownName
 from kvplan.latency.parts import StepParts
 from kvplan.latency.profile import MEMORY
 from kvplan.latency.routing import SKEW_KEY
-from kvplan.scenario.fit_constants import WHY
+from kvplan.scenario.fit_constants import WHY, Constant
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import COMPUTING, saturated
 from kvplan.scenario.measured import Measured
@@ -18,11 +19,15 @@ FARTHEST = 10.0
 """A factor by which a constant could be off, beyond which its size says nothing."""
 FARTHER = 4.0
 """How many times as large a load or a prompt should be to tell what the one at hand does not."""
+OVERHEAD = 0.5
+"""Usual spread from which a constant is of code around the kernels: it may take next to nothing."""
 BATCHES = ("memory_efficiency", MEMORY, "step_s", "request_s")
 """Constants of a step that differ in how they grow with its requests and their contexts."""
 TOGETHER = "fitted together with this (--engine-log once for each)"
 EXCHANGED = 0.02
 """Share of a step below which exchanges are not worth a word."""
+STRANGE = 2.2
+"""Deviations of what is usual beyond which a constant says that something else is."""
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 
@@ -97,6 +102,53 @@ def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str
             "like reading memory more slowly; under requests of another kind it may be different"
         )
     return found
+
+
+def another_model(asked: Collection[str | None], served: str) -> list[str]:
+    """Whether logs say that they are of another model than the scenario; not where kvplan does not know it.
+
+    Args:
+        asked: as benchmarks say it. served: the name of the scenario's.
+    """
+    from kvplan.specs.catalog import find
+
+    found = []
+    for name in sorted({name for name in asked if name}):
+        try:
+            known = find("model", name.rstrip("/").rpartition("/")[2]).name
+        except UnknownName:
+            continue  # servers call models as they like
+        if known != served:
+            found.append(f"the log is of {name} and the scenario of {served}: is it the same deployment?")
+    return found
+
+
+def strange(
+    constants: Iterable[Constant], values: Mapping[str, float], usual: Mapping[str, float]
+) -> list[str]:
+    """Constants that no engine is known to have, so that the run may be of another deployment.
+
+    Args:
+        constants: those that were free.
+        values: where they came to.
+        usual: where they began.
+    """
+    found = []
+    for constant in constants:
+        factor = values[constant.name] / usual[constant.name]
+        peak = constant.spread < OVERHEAD
+        ended = peak and not constant.low * 1.01 < values[constant.name] < constant.high / 1.01
+        far = abs(math.log(factor)) if peak else math.log(factor)
+        if ended or far > STRANGE * constant.spread:
+            how = "at the end of its range" if ended else f"{factor:.2g} times what is usual"
+            found.append(f"{constant.name} {values[constant.name]:.3g} ({how})")
+    if not found:
+        return []
+    text = (
+        f"this run makes {_listed(found)}: if that is not known of this engine, check that the scenario's "
+        "GPU, model, number format and parallelism are those that were measured"
+    )
+    return [text]
 
 
 def _listed(names: Sequence[str]) -> str:

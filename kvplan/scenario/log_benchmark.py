@@ -15,6 +15,7 @@ from typing import Any
 
 from kvplan.errors import DataError
 from kvplan.scenario.log_aiperf import refuse_summary
+from kvplan.scenario.log_units import check_seconds
 from kvplan.scenario.measured import Measured, is_number, measured_row
 
 _OF_A_RUN = frozenset(("ttfts", "itls", "input_lens", "completed", "request_throughput", "output_throughput"))
@@ -25,13 +26,19 @@ def is_run(document: Mapping[str, Any]) -> bool:
     return not _OF_A_RUN.isdisjoint(document)
 
 
+def served_model(document: Mapping[str, Any]) -> str | None:
+    """The model that a benchmark asked for; None where it does not say."""
+    found = document.get("model_id")
+    return found if isinstance(found, str) and found.strip() else None
+
+
 def read_benchmark(
     document: Mapping[str, Any], path: str, notes: list[str], max_in_flight: int | None
 ) -> tuple[str, list[Measured], int | None]:
     """(format, rows, the client's limit).
 
     Raises:
-        DataError: lists are missing or of different lengths, or a number is none.
+        DataError: lists are missing or of different lengths, a number is none, or times are no seconds.
     """
     refuse_summary(document, path)
     lists = {}
@@ -55,9 +62,9 @@ def read_benchmark(
     rows, failed = [], 0
     for index in range(count):
         where = f"{path}: request {index}"
-        if (isinstance(errors, list) and index < len(errors) and errors[index]) or not lists["output_lens"][
-            index
-        ]:
+        error = isinstance(errors, list) and index < len(errors) and errors[index]
+        # Whoever got no token has no time to one, whatever its output is said to be.
+        if error or not lists["output_lens"][index] or not lists["ttfts"][index]:
             failed += 1
             continue
         gaps = lists["itls"][index]
@@ -73,6 +80,7 @@ def read_benchmark(
         values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
                   "e2e": ttft + math.fsum(gaps)}  # fmt: skip
         rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
+    check_seconds(rows, path)
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
     sglang = str(document.get("backend", "")).startswith("sglang") and "date" not in document
@@ -94,11 +102,11 @@ def _in_turn(lists: Mapping[str, list[Any]], due: Sequence[float], limit: int, p
     """When a client that keeps ``limit`` in flight sent each request: ``due``, or when another finished."""
     free, starts = [0.0] * limit, []
     for index, (ttft, gaps) in enumerate(zip(lists["ttfts"], lists["itls"], strict=True)):
-        if not isinstance(gaps, list) or not all(map(is_number, [ttft, *gaps])):
+        if not isinstance(gaps, list) or not all(map(is_number, seconds := [ttft or 0.0, *gaps])):
             raise DataError("a length or time is not a number", where=f"{path}: request {index}")
         start = max(heapq.heappop(free), due[index])
         starts.append(start)
-        heapq.heappush(free, start + math.fsum([ttft, *gaps]))
+        heapq.heappush(free, start + math.fsum(seconds))
     return starts
 
 

@@ -9,10 +9,10 @@ from kvplan.traces.columns import ARRIVALS, COUNTS, Column, counted, happened, t
 
 TIMES = {
     "arrival": (*ARRIVALS, "started_at", "ts", "time", "time_stamp", "date", "datetime", "date_time",
-                "created"),
+                "created", "arrived"),
     "ttft": ("ttft", "time_to_first_token", "first_token_latency", "first_token_delay"),
-    "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time",
-            "end_to_end_latency", "total_latency", "e2e_time", "duration", "response_time"),
+    "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "e2e_request_latency", "end_to_end",
+            "total_time", "end_to_end_latency", "total_latency", "e2e_time", "duration", "response_time"),
     "end": ("end", "end_time", "finish", "finish_time", "completed_at", "last_token_ts",
             "finished_at", "request_end", "request_end_time", "end_ts", "last_token_time"),
     "first": ("first_token", "first_token_ts", "first_token_time", "first_token_at", "first_token_timestamp",

@@ -90,19 +90,38 @@ def check_durations(rows: Sequence[Measured], columns: Columns, where: str) -> N
                 f"{step.name} says its unit, and {ttft.name} does not: {typical:g} in the median",
                 where=where, hint=f"name it {ttft.name}{step.name[step.name.rindex('_') :]} or {ttft.name}_s",
             )  # fmt: skip
-    found = sorted(tpot for row in rows if (tpot := row.tpot_s) is not None and tpot > 0.0)
-    if not found:
-        return
-    middle = found[len(found) // 2]
-    if LEAST_TPOT_S <= middle <= MOST_TPOT_S:
+    middle = _beyond(rows)
+    if middle is None:
         return
     names = ", ".join(
         column.name for name, column in columns.items() if name in ("ttft", "e2e", "tpot", "end")
     )
+    raise _another_unit(middle, where, f"say the unit in the names of {names}: _s, _ms, _us or _ns")
+
+
+def check_seconds(rows: Sequence[Measured], where: str) -> None:
+    """Refuse times of a format that has seconds where they are none.
+
+    Raises:
+        DataError: the median time per output token is beyond anything that is served.
+    """
+    middle = _beyond(rows)
+    if middle is not None:
+        raise _another_unit(middle, where, "times of this format are seconds: give the file as written")
+
+
+def _beyond(rows: Sequence[Measured]) -> float | None:
+    """The median time per output token if no engine's is; None if one's may be."""
+    found = sorted(tpot for row in rows if (tpot := row.tpot_s) is not None and tpot > 0.0)
+    middle = found[len(found) // 2] if found else LEAST_TPOT_S
+    return None if LEAST_TPOT_S <= middle <= MOST_TPOT_S else middle
+
+
+def _another_unit(middle: float, where: str, hint: str) -> DataError:
     size = "long" if middle > MOST_TPOT_S else "short"
-    raise DataError(
+    return DataError(
         f"an output token takes {middle:.3g} s in the median, too {size} for any engine",
-        where=where, hint=f"say the unit in the names of {names}: _s, _ms, _us or _ns",
+        where=where, hint=hint,
     )  # fmt: skip
 
 

@@ -114,6 +114,32 @@ def test_failed_requests_are_left_out_and_counted(tmp_path: Path) -> None:
     assert "2 failed requests" in log.notes[0]
 
 
+@pytest.mark.parametrize("nothing", [None, 0.0])
+@pytest.mark.parametrize("limit", [None, 4])
+def test_who_got_no_first_token_failed_whatever_its_output(
+    tmp_path: Path, nothing: float | None, limit: int | None
+) -> None:
+    document = bench(FEWEST + 1, max_concurrency=limit)
+    document["ttfts"][3], document["itls"][3] = nothing, []
+    if limit:
+        del document["start_times"]
+    log = read_engine_log(written(tmp_path, json.dumps(document), "v.json"))
+    assert len(log.rows) == FEWEST
+    assert any("1 failed requests" in note for note in log.notes)
+
+
+def test_a_benchmark_in_milliseconds_is_refused(tmp_path: Path) -> None:
+    document = bench(ttfts=[50.0] * FEWEST, itls=[[1200.0] * 4] * FEWEST)
+    with pytest.raises(DataError, match=r"takes 1.2e\+03 s in the median"):
+        read_engine_log(written(tmp_path, json.dumps(document), "v.json"))
+
+
+def test_a_list_of_one_run_is_that_run_and_says_its_model(tmp_path: Path) -> None:
+    log = read_engine_log(written(tmp_path, json.dumps([bench(model_id="org/some-model")]), "v.json"))
+    assert (log.format, log.model, len(log.rows)) == ("vllm-bench", "org/some-model", FEWEST)
+    assert read_engine_log(written(tmp_path, json.dumps(bench(model_id=7)), "w.json")).model is None
+
+
 @pytest.mark.parametrize(
     ("broken", "where", "message"),
     [

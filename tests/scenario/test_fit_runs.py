@@ -17,7 +17,8 @@ from kvplan.latency.fitted import AROUND, SEEN_SHARE, WIDEST, Seen
 from kvplan.latency.parts import StepParts
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import further_runs, left_assumed
+from kvplan.scenario.fit_advice import another_model, further_runs, left_assumed, strange
+from kvplan.scenario.fit_constants import CONSTANTS
 from kvplan.scenario.fit_document import fit_document
 from kvplan.scenario.fit_run import farthest
 from kvplan.scenario.load import load_scenario
@@ -102,6 +103,26 @@ def test_advice_names_the_run_that_is_missing() -> None:
     full = [(waiting, in_flight(waiting))]
     assert any("half the rate" in line for line in further_runs((), full, closed=False))
     assert not any("half the rate" in line for line in further_runs((), [*runs, *full], closed=False))
+
+
+def test_a_log_of_another_model_is_said_where_its_name_is_known() -> None:
+    names = ["meta-llama/Llama-3.1-8B-Instruct", "/models/Llama-3.1-8B-Instruct/", "chat", None]
+    assert another_model(names, "llama-3.1-8b") == []
+    (note,) = another_model(["chat", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B"], "llama-3.1-8b")
+    assert "Qwen/Qwen3-32B" in note
+    assert "llama-3.1-8b" in note
+
+
+def test_constants_that_no_engine_has_ask_for_the_deployment() -> None:
+    """A run of a larger model looks like a slow host, one of a faster GPU like a perfect one."""
+    free = CONSTANTS["roofline"]
+    usual = {constant.name: constant.start for constant in free}
+    assert strange(free, {**usual, "step_s": 5 * usual["step_s"], "client_token_s": 1e-8}, usual) == []
+    assert strange(free, {**usual, "memory_efficiency": 0.6}, usual) == []
+    assert strange(free, {**usual, "memory_efficiency": 0.45}, usual) != []
+    (note,) = strange(free, {**usual, "step_s": 12 * usual["step_s"], "compute_efficiency": 1.0}, usual)
+    assert "12 times what is usual" in note
+    assert "compute_efficiency 1 (at the end of its range)" in note
 
 
 def test_what_no_run_tells_from_a_step_is_said() -> None:
