@@ -390,10 +390,10 @@ def test_a_front_end_that_holds_up_the_run_is_found_though_one_half_as_slow_woul
 def test_a_slow_step_seen_one_request_at_a_time_is_not_charged_to_requests() -> None:
     """They add up there; with a batch they would not, and steps are what hosts take long for."""
     flags = {"workload.requests": 40, "workload.max_in_flight": 1}
-    truth = {**TRUTH, "memory_efficiency": 0.8, "step_s": 25e-3, "request_s": 5e-5}
+    truth = {**TRUTH, "memory_efficiency": 0.8, "step_s": 40e-3, "request_s": 5e-5}
     log = replace(measured(truth, **flags), max_in_flight=1)
     found = fit_engine(load_scenario(None, {**BASE, **flags}), log)
-    assert found.constants["step_s"] == pytest.approx(25e-3, rel=0.15)
+    assert found.constants["step_s"] == pytest.approx(40e-3, rel=0.2)
     assert found.constants["request_s"] < 1e-4
     assert found.constants["memory_efficiency"] == pytest.approx(0.8, rel=0.25)
 
