@@ -77,10 +77,18 @@ def _flops(family: Family) -> Array | None:
     shapes = family.shapes
     if family.op == "gemm":
         return np.asarray(2.0 * shapes["m"] * shapes["n"] * shapes["k"])
-    if family.op == "context_attention" and not np.any(shapes["window"] > 0):
-        pairs = shapes["new"] * (shapes["before"] + shapes["new"] / 2.0)
+    if family.op in ("context_attention", "mla_context"):
+        before, window = shapes["before"], shapes["window"]
+        window = np.where(window > 0, window, np.inf)
+        pairs = _pairs_until(before + shapes["new"], window) - _pairs_until(before, window)
         return np.asarray(4.0 * shapes["batch"] * shapes["q_heads"] * shapes["head_dim"] * pairs)
     return None
+
+
+def _pairs_until(tokens: Array, window: Array) -> Array:
+    """Pairs of queries and keys of a sequence's first ``tokens``, each of which sees up to ``window``."""
+    seen = np.minimum(tokens, window)
+    return np.asarray(seen * (tokens - seen / 2.0))
 
 
 def _format(family: Family) -> str:
@@ -88,4 +96,5 @@ def _format(family: Family) -> str:
     if family.op == "gemm":
         found = multiplication(family.labels.get("gemm_dtype", ""))
         return "" if found is None else found.peak
-    return "fp8" if canonical(family.labels.get("attn_dtype", "bfloat16")) == "fp8" else "bf16"
+    computes = family.labels.get("attn_dtype", family.labels.get("mla_dtype", "bfloat16"))
+    return "fp8" if canonical(computes) == "fp8" else "bf16"

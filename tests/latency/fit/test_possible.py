@@ -13,7 +13,7 @@ from kvplan.latency.fit.possible import check_arithmetic
 from kvplan.latency.fit.tables import Family, read_measurements
 
 PEAKS = {"bf16": 1e15, "fp8": 2e15}
-M, N, K = 8192.0, 8192.0, 4096.0
+M, N, K = 8192.0 + np.arange(40.0), 8192.0, 4096.0
 AT_PEAK_MS = 2e3 * M * N * K / PEAKS["bf16"]
 
 
@@ -47,6 +47,25 @@ def test_microseconds_are_not_milliseconds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at best") as caught:
         check_arithmetic(gemms(tmp_path, 1300.0), PEAKS)
     assert "latency_us" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("op", ["context_attention", "mla_context"])
+@pytest.mark.parametrize("window", [0.0, 4096.0])
+def test_a_table_of_windows_in_microseconds_is_refused_too(op: str, window: float) -> None:
+    """Half of the rows see all before them, so the table was not looked at while windows were not counted."""
+    shapes = {
+        "batch": 8.0, "new": 16384.0, "before": 1024.0, "q_heads": 64.0, "kv_heads": 8.0,
+        "head_dim": 128.0, "kv_element_bytes": 2.0,
+    }  # fmt: skip
+    columns = {name: np.full(40, value) for name, value in shapes.items()}
+    columns["window"] = np.where(np.arange(40) % 2, window, 0.0)
+    positions = np.arange(1024.0, 1024.0 + 16384.0) + 0.5
+    pairs = np.array([np.minimum(positions, w or np.inf).sum() for w in columns["window"]])
+    least = 4.0 * 8.0 * 64.0 * 128.0 * pairs / PEAKS["bf16"]
+    check_arithmetic(Family(op, {}, "G", "1", columns, 1.01 * least, "t.csv"), PEAKS)
+    for factor in (0.7, 1500.0):
+        with pytest.raises(DataError, match="peak arithmetic"):
+            check_arithmetic(Family(op, {}, "G", "1", columns, factor * least, "t.csv"), PEAKS)
 
 
 @pytest.mark.parametrize("length", [1024.0, 16384.0])
