@@ -25,6 +25,7 @@ from kvplan.latency.fit.columns import (
     unknown_distributions,
     unknown_formats,
 )
+from kvplan.latency.fit.repeats import once
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
@@ -60,7 +61,7 @@ _UNITS = {"latency": 1e-3, "latency_ms": 1e-3, "latency_us": 1e-6, "latency_s": 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """All timed shapes of one kernel on one device.
+    """All timed shapes of one kernel on one device, each of them once.
 
     ``labels`` tell it from others: kernel_source, kv_cache_dtype, gemm_dtype, nccl_dtype, head_dim, and
     attn_dtype or mla_dtype where attention computes in less than 16 bits.
@@ -285,10 +286,17 @@ def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iter
                 exc.where = exc.where or str(path)
                 raise
             framework = str(rows["framework"].iloc[0]) if "framework" in rows else ""
-            yield Family(
-                op, named, str(rows["device"].iloc[0]), f"{framework} {version}".strip(), shapes,
-                rows["seconds"].to_numpy(dtype=np.float64), str(path),
+            shapes, seconds = once(shapes, rows["seconds"].to_numpy(dtype=np.float64))
+            family = Family(
+                op, named, str(rows["device"].iloc[0]), f"{framework} {version}".strip(), shapes, seconds,
+                str(path),
             )  # fmt: skip
+            if again := len(rows) - seconds.size:
+                notes.append(
+                    f"{path}: {again:,} of {len(rows):,} rows of {family.title} time a shape again: its "
+                    "median counts, once"
+                )
+            yield family
 
 
 def _texts(found: object) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from kvplan.specs.schema import GpuSpec
 def decode(count: int = 60, **over: object) -> pd.DataFrame:
     base = {
         "framework": "TRTLLM", "version": "1.0", "device": "NVIDIA B200", "op_name": "generation_attention",
-        "kernel_source": "trtllm_gen", "batch_size": 4, "isl": 1,
+        "kernel_source": "trtllm_gen", "batch_size": [4 + i // 12 for i in range(count)], "isl": 1,
         "num_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "beam_width": 1,
         "attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16",
         "step": [2 ** (4 + i % 12) - 1 for i in range(count)], "latency": 0.02,
@@ -208,7 +208,7 @@ def test_one_impossible_table_leaves_the_others(tmp_path):
     from kvplan.latency.fit.accuracy import score_tables
     from kvplan.latency.fit.calibrate import calibrate
 
-    broken = decode(batch_size=512, latency=0.002)
+    broken = decode(12, batch_size=512, latency=0.002)
     pd.concat([broken, broken.assign(head_dim=64, latency=20.0)]).to_csv(tmp_path / "a_perf.txt", index=False)
     sums().to_csv(tmp_path / "r_perf.txt", index=False)
     profile, _ = calibrate([str(tmp_path)])
@@ -234,12 +234,27 @@ def test_shapes_timed_many_times_over_are_rows_of_their_own():
         assert set(points[chosen, 0]) == set(range(12))
 
 
+def test_a_shape_timed_again_is_one_measurement_and_said(tmp_path):
+    """Fitted on one of its rows and tested on another, it would be a shape never timed that is known."""
+    again = pd.concat([decode(12, latency=ms) for ms in (0.03, 0.02, 0.5)], ignore_index=True)
+    found = read(tmp_path, again.sample(frac=1.0, random_state=1))
+    (family,) = found.families
+    assert sorted(family.shapes["ctx"]) == [2.0 ** (4 + i) for i in range(12)]
+    assert family.seconds == pytest.approx([3e-5] * 12)
+    assert any("24 of 36 rows" in note and "median" in note for note in found.notes)
+
+
+def test_shapes_timed_once_stay_as_they_stand(tmp_path):
+    steps, times = [511, 15, 127, 31], [0.04, 0.01, 0.03, 0.02]
+    (family,) = read(tmp_path, decode(4, step=steps, latency=times)).families
+    assert family.shapes["ctx"].tolist() == [512.0, 16.0, 128.0, 32.0]
+    assert family.seconds == pytest.approx([4e-5, 1e-5, 3e-5, 2e-5])
+
+
 def test_files_put_behind_one_another_keep_their_heads_out(tmp_path):
     path = tmp_path / "t.csv"
-    text = decode().to_csv(index=False)
-    path.write_text(text + text)
-    (family,) = read_measurements([path]).families
-    assert family.seconds.size == 120
+    path.write_text("".join(decode(head_dim=size).to_csv(index=False) for size in (64, 128)))
+    assert [family.seconds.size for family in read_measurements([path]).families] == [60, 60]
 
 
 def test_a_table_without_rows_is_said_and_the_others_read(tmp_path):

@@ -112,8 +112,9 @@ def test_a_table_faster_than_its_memory_is_refused(tmp_path):
 
 def test_single_calls_faster_than_memory_are_noise_and_said(tmp_path):
     """At 95 % of the bandwidth, 10 % noise takes some calls past it; that is no reason to refuse the rest."""
-    honest = 512 * 8 * 4096 * 128 * 4 / (0.95 * 3.35e12) * 1e3
-    shape = {"batch_size": 512, "step": 4095, "num_key_value_heads": 8}
+    batches = 512 + np.arange(300)
+    honest = batches * 8 * 4096 * 128 * 4 / (0.95 * 3.35e12) * 1e3
+    shape = {"batch_size": batches, "step": 4095, "num_key_value_heads": 8}
     noise = np.random.default_rng(0).lognormal(0.0, 0.1, 300)
     frame = rows(300, **shape, latency=honest * noise)
     families = read_measurements([written(tmp_path, frame)]).families

@@ -1,0 +1,34 @@
+"""Shapes that were timed more than once: one measurement each, the median of its times.
+
+A table may hold a shape several times: collectors went over it again, or write what other columns differ in.
+Were its rows to stay apart, a shape would be fitted on and tested at once, and what is said of shapes that
+were never timed would be how well times repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kvplan.latency.fit.solve import Array
+
+
+def once(shapes: Mapping[str, Array], seconds: Array) -> tuple[dict[str, Array], Array]:
+    """Every shape once, where it stood first, with the median of its times.
+
+    Args:
+        shapes: columns of one length.
+        seconds: of the same.
+    """
+    rows = np.column_stack(list(shapes.values()))
+    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    if first.size == seconds.size:
+        return dict(shapes), seconds
+    by_shape = np.lexsort((seconds, which.ravel()))
+    parts = np.split(seconds[by_shape], np.cumsum(np.bincount(which.ravel()))[:-1])
+    kept = np.argsort(first)
+    return (
+        {name: column[first[kept]] for name, column in shapes.items()},
+        np.array([float(np.median(part)) for part in parts])[kept],
+    )
