@@ -114,7 +114,7 @@ AMPERE = Efficiency(
     # Nothing narrower was timed: as 16-bit multiplications, behind what quantises for Hopper's.
     narrow=NarrowEfficiency(2840.0, 0.913, 0.835, 2530.0, 2190.0, 1.72, 0.288),
     decode=DecodeEfficiency(19_700.0, 0.714, 0.325, 1.0, 5210.0, 1.38),
-    prefill=PrefillEfficiency(5e-7, 0.588, 0.473, 9.77e-6, 4.21e-8, 1.1),
+    prefill=PrefillEfficiency(5e-7, 0.585, 0.498, 9.99e-6, 3.85e-8, 1.11),
 )
 HOPPER = Efficiency(
     "hopper",
@@ -128,7 +128,7 @@ COMMON = Efficiency(
     gemm=GemmEfficiency(4020.0, 0.893, 0.843, 1410.0, 3430.0, 2.1),
     narrow=NarrowEfficiency(4180.0, 0.838, 0.93, 3940.0, 78_500.0, 1.42, 0.288),
     decode=DecodeEfficiency(18_600.0, 0.93, 0.389, 9.26, 5810.0, 1.16),
-    prefill=PrefillEfficiency(1.16e-6, 0.587, 0.376, 1.1e-5, 3.42e-8, 1.28),
+    prefill=PrefillEfficiency(3.44e-6, 0.584, 0.372, 8.8e-6, 3.02e-8, 1.33),
 )
 GENERATIONS = {"ampere": AMPERE, "hopper": HOPPER}
 
