@@ -84,8 +84,8 @@ def test_an_unmeasured_generation_lies_between_the_measured_ones():
         sizes = {"gemm": gemm, "decode": decode, "prefill": prefill}[part]
         for many in (1, 64, 4096):
             ends = sorted(sizes(Datasheet(load_gpu("l40s"), one), many) for one in (AMPERE, HOPPER))
-            # A prompt of one token is a launch and one tile, which the tables of long prompts hardly part.
-            near = 0.85 if part == "prefill" and many == 1 else 0.97
+            # A short prompt is a launch and a tile, which a fit to both tables trades for one another.
+            near = 0.85 if part == "prefill" and many <= 64 else 0.97
             assert near * ends[0] <= sizes(sheet("l40s"), many) <= 1.03 * ends[1]
 
 
