@@ -111,7 +111,7 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
         (LLAMA, ["cache.host_memory=16GiB", "cache.retention=h2o:0.2"], "h2o:0.2 and tiers are not"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.eviction=belady"], "belady"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"],
-         "not below full, sliding"),
+         "full and sliding layers"),
         (LLAMA, ["cache.host_memory=16GiB", "engine.preemption=swap",
                  "cache.groups=[{kind: mamba, block_size: 16}]"], "a state is overwritten"),
         (LLAMA, ["tiers={host: {memory: 16GiB, write: selective}}"], "is SGLang's"),

@@ -67,12 +67,12 @@ class Tiers:
             UsageError: as ``engine``.
         """
         if not one_full_group(config):
-            kinds = ", ".join(group.kind for group in config.groups)
+            kinds = " and ".join(dict.fromkeys(group.kind for group in config.groups))
             state = all(group.kind == "mamba" for group in config.groups)
             raise UsageError(
                 "a state is overwritten as it grows: there are no blocks of it to offload or to swap"
                 if state
-                else f"tiers are simulated below one group of full attention, not below {kinds}",
+                else f"tiers are simulated below one group of full attention; this model has {kinds} layers",
                 where="tiers",
                 hint="leave the tiers out for this model"
                 if state
