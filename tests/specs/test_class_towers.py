@@ -67,3 +67,13 @@ def test_a_tower_of_another_class_is_not_completed() -> None:
 def test_sounds_of_a_class() -> None:
     audio = {"model_type": "qwen2_audio", "text_config": {**TEXT, "model_type": "qwen2"}}
     assert parameter_count(read(audio).model) - parameter_count(read(audio["text_config"]).model) > 600e6
+
+
+def test_experts_for_images_come_with_the_tower() -> None:
+    text = {
+        **TEXT, "model_type": "ernie4_5_vl_moe_text", "moe_num_experts": 8, "moe_k": 2,
+        "moe_intermediate_size": [256, 128], "mlp_layer_types": ["dense", *["sparse"] * 5],
+    }  # fmt: skip
+    ernie = {"model_type": "ernie4_5_vl_moe", "text_config": text}
+    for more in ({}, {"vision_config": {"depth": 2, "hidden_size": 64}}):
+        assert [part.name for part in read(ernie, **more).model.extra_weights] == ["experts for images"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kvplan.specs.attention import FullAttention
 from kvplan.specs.base import MAX_COUNT
+from kvplan.specs.huggingface.class_towers import tower_owners
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.huggingface.speech import speech
@@ -207,7 +208,9 @@ def _encoders_own(config: Config) -> Iterator[ExtraWeights]:
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
     """ERNIE-VL: a second set of experts, for images, of a width of its own; texts are routed to the first."""
     widths = config.get("moe_intermediate_size")
-    if not isinstance(widths, list) or len(widths) != 2 or config.top.get("vision_config") is None:
+    if not isinstance(widths, list) or len(widths) != 2:
+        return
+    if not any(owner.get("vision_config") for owner in tower_owners(config)):
         return
     width = Config({"width": widths[1]}, {}, config.path, config.prefix).count("width")
     sparse = [block.mlp for block in stack if block.mlp is not None and block.mlp.kind == "moe"]
