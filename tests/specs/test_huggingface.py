@@ -9,6 +9,7 @@ import pytest
 
 from kvplan.errors import SpecError
 from kvplan.sizing.size import size_model
+from kvplan.sizing.weights import parameter_count
 from kvplan.specs.huggingface import import_config, read_config
 from kvplan.specs.huggingface.layout import segments
 from kvplan.specs.model import ModelSpec
@@ -153,6 +154,21 @@ def test_a_nested_text_configuration_is_found_and_class_defaults_fill_it_in() ->
     assert {(b.attention.query_heads, b.attention.kv_heads, b.attention.head_dim) for b in spec.layers()} == {
         (8, 4, 256)
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "parameters"),
+    [("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", 29.25e9), ("step3p7", "step3p5", 197.8e9)],
+)
+def test_experts_that_are_left_out_are_their_classs(model: str, text: str, parameters: float) -> None:
+    spec = build(
+        {
+            "model_type": model,
+            "architectures": ["AForConditionalGeneration"],
+            "text_config": {"model_type": text},
+        }
+    )
+    assert parameter_count(spec) == pytest.approx(parameters, rel=1e-3)
 
 
 @pytest.mark.parametrize(
