@@ -17,7 +17,7 @@ from kvplan.reporting.command import command
 from kvplan.reporting.result import Result
 from kvplan.reporting.step_time import BOUNDS
 from kvplan.reporting.verdict import MINORITY, refused
-from kvplan.reporting.wording import count, decimal, percent, plural
+from kvplan.reporting.wording import count, decimal, percent, plural, seconds
 from kvplan.scenario.sizes import SIZES
 
 FULL = 0.9
@@ -100,6 +100,9 @@ def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
                 f"{said} {_a_step(result)}",
             )
         return "nothing", "Nothing: hardly a request waits for its turn.", said
+    apart = _room_apart(result)
+    if apart is not None:
+        return "memory", "KV memory of the decode instances: requests wait for room there.", apart
     fill = _full(result)
     full = waits.share_where(lambda index: series.used_blocks[index] >= fill * usable)
     most = _most_running(result)
@@ -120,6 +123,24 @@ def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
         f"The time of a step{by}: requests wait for their turn, mostly with room in the pool.",
         f"{waiting}, and {rest}. {_a_step(result)}",
     )
+
+
+def _room_apart(result: Result) -> str | None:
+    """How requests waited for decode instances, where more of them waited longer for these than for prefill.
+
+    Such an instance promises places for what an answer may still take, so that it has none left to give while
+    its pool is far from full.
+    """
+    figures = {metric.name: metric.value for metric in result.strategies.get("disaggregation", ())}
+    number, room_s, queue_s = (
+        figures.get(name) for name in ("back_pressured", "back_pressure_mean", "ttft_queue_mean")
+    )
+    if not isinstance(number, int) or not isinstance(room_s, float) or not isinstance(queue_s, float):
+        return None
+    if number <= MINORITY * result.totals.requests or room_s <= queue_s:
+        return None
+    waited = f"{count(number)} of {plural(result.totals.requests, 'request')} waited for it"
+    return f"{waited}; {seconds(room_s)} on average of all, beside {seconds(queue_s)} for prefill instances."
 
 
 def _full(result: Result) -> float:
@@ -205,9 +226,11 @@ def _replicas_text(result: Result) -> str | None:
     if needed <= replicas_of(result) or offered is None:
         return None
     rates = f"{decimal(offered.requests_per_s or 0.0)} offered over {decimal(offered.sustained_per_s or 0.0)}"
-    have = plural(replicas_of(result), "replica")
+    least, have = plural(needed, "replica"), plural(replicas_of(result), "replica")
+    if _at(result, "disaggregation") is not None:
+        least, have = f"{needed} times as many instances (kvplan plan finds how many of each)", "these"
     return (
-        f"At least {plural(needed, 'replica')}: {rates} sustained by {have}. That is a lower bound: so many "
+        f"At least {least}: {rates} sustained by {have}. That is a lower bound: so many "
         "would hardly keep up, with no room for peaks and fewer prefix hits each."
     )
 

@@ -178,7 +178,7 @@ def _advised(result: Result) -> list[tuple[str, str]]:
         return []
     lines = [("Limited by", f"{found.limit} {found.evidence}")]
     if found.replicas:
-        lines.append(("Replicas", found.replicas))
+        lines.append(("Needed", found.replicas))
     if found.steps:
         lines.append(("To try", "; ".join(step.change for step in found.steps)))
     return lines

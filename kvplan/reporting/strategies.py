@@ -20,6 +20,8 @@ COLUMNS = ("Figure", "Value", "Meaning")
 
 _EXTREMES = ("most_", "least_")
 
+_POOLS = ("prefill", "decode")
+
 Section = tuple[str, Sequence[Metric]]
 
 
@@ -47,16 +49,25 @@ def replica_tables(result: Result) -> list[Table]:
 
 
 def member(result: Result, name: str = "") -> str:
-    """What several sections of one name are of: ranks where there are some, that are told of together."""
-    ranks = any(section.startswith("dp_attention") for section in result.strategies)
-    return "rank" if ranks and not name.startswith("dp_attention") else "replica"
+    """What several sections of one name are of: ranks where it has some, else instances or replicas.
+
+    Of a pool's sections (``sliding windows decode``) only the ranks of that pool count.
+    """
+    pool = next((word for word in _POOLS if name.endswith(f" {word}")), "")
+    ranks = any(section.startswith(f"dp_attention {pool}".rstrip()) for section in result.strategies)
+    if ranks and not name.startswith("dp_attention"):
+        return "rank"
+    return "instance" if "disaggregation" in result.strategies else "replica"
 
 
 def _grouped(result: Result) -> list[tuple[str, list[Section]]]:
-    """Sections by what they are called without their replica's number; the same figures in each, or apart."""
+    """Sections by what they are called without numbers; the same figures in each, or apart.
+
+    ``sliding windows 1 prefill 0`` is of rank 1 of the first prefill instance.
+    """
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Section]] = {}
     for name, metrics in result.strategies.items():
-        base = re.sub(r"( \d+)+$", "", name)
+        base = re.sub(r" \d+(?= |$)", "", name)
         shape = tuple((metric.name, metric.unit) for metric in metrics)
         groups.setdefault((base, shape), []).append((name, metrics))
     return [(base, sections) for (base, _), sections in groups.items()]

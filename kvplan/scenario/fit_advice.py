@@ -119,7 +119,9 @@ def another_model(asked: Collection[str | None], served: str) -> list[str]:
         except UnknownName:
             continue  # servers call models as they like
         if known != served:
-            found.append(f"the log is of {name} and the scenario of {served}: is it the same deployment?")
+            found.append(
+                f"the log is of {name} and the scenario of {served}, so check that it is the same deployment"
+            )
     return found
 
 

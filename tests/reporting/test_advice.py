@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -83,6 +84,31 @@ def test_replicas_are_a_lower_bound_by_the_rates():
     assert found.replicas.startswith("At least 3 replicas: ")
     assert "a lower bound" in found.replicas
     assert any(step.change == "--set parallel.replicas=3" for step in found.steps)
+
+
+def test_room_on_decode_instances_is_named_where_requests_wait_for_it():
+    """Not the time of a step: the decode pool promises more than it has in use, and is never full."""
+    flags = {
+        "engine.kind": "sglang", "cache.prefix": "radix", "engine.max_total_tokens": 6000,
+        "engine.context_length": 4096, "workload.rate": 30, "disaggregation.bytes_per_token": 131_072,
+    }  # fmt: skip
+    found = said(flags)
+    assert found.limit == "KV memory of the decode instances: requests wait for room there."
+    assert re.search(r"of 300 requests waited for it; \S+ s on average of all, beside ", found.evidence)
+    assert found.replicas is not None
+    assert re.match(
+        r"At least \d times as many instances \(kvplan plan .*sustained by these\.", found.replicas
+    )
+    assert found.steps == ()
+
+
+def test_prefill_that_is_waited_for_is_no_want_of_room():
+    flags = {
+        "engine.kind": "sglang", "cache.prefix": "radix", "engine.max_total_tokens": 600_000,
+        "engine.context_length": 4096, "workload.rate": 300, "disaggregation.bytes_per_token": 131_072,
+        "disaggregation.decode.instances": 4,
+    }  # fmt: skip
+    assert said(flags).limit.startswith("The time of a step")
 
 
 def test_nothing_is_said_of_a_run_that_stopped_or_was_empty(result_document):

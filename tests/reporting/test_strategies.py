@@ -91,6 +91,23 @@ def test_ranks_are_called_so(result_document):
     assert "Each rank<" in render_html(result)
 
 
+def test_ranks_of_prefill_and_decode_pools_are_one_table_a_pool(result_document):
+    document = result_document()
+    told = [{"name": "slots", "value": 4, "unit": "states", "meaning": ""}]
+    names = [
+        "disaggregation", "dp_attention prefill 0", "dp_attention prefill 1",
+        *(f"recurrent states {rank} prefill {server}" for server in range(2) for rank in range(2)),
+        "recurrent states decode 0", "recurrent states decode 1",
+    ]  # fmt: skip
+    document["strategies"] = dict.fromkeys(names, told)
+    assert [table.caption for table in strategies_tables(parse_result(document))] == [
+        "Disaggregation",
+        "DP attention prefill, 2 instances together",
+        "Recurrent states prefill, 4 ranks together",
+        "Recurrent states decode, 2 instances together",
+    ]
+
+
 def test_hits_of_a_run_with_tiers_are_said_to_be_those_of_the_gpu(result_document):
     from kvplan.reporting.verdict import verdict
 

@@ -111,6 +111,7 @@ def test_a_log_of_another_model_is_said_where_its_name_is_known() -> None:
     (note,) = another_model(["chat", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B"], "llama-3.1-8b")
     assert "Qwen/Qwen3-32B" in note
     assert "llama-3.1-8b" in note
+    assert note[-1].isalpha(), "a report ends it with a full stop of its own"
 
 
 def test_constants_that_no_engine_has_ask_for_the_deployment() -> None:

@@ -23,6 +23,9 @@ _SUMMED = (
 SECTION = "dp_attention"
 """Of a result: what ranks have to tell."""
 
+DEALT = "dealt"
+"""What is counted of ranks whose requests end elsewhere."""
+
 
 def _nothing(batch: StepBatch) -> float:
     return 0.0
@@ -187,6 +190,7 @@ class RankGroup(Generic[R]):
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
         self.recorder.settle()
         served, what = self.served()
+        said = f"{what} {'to' if what == DEALT else 'by'} one rank"
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
         waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
         parts = totals.steps * len(self.ranks)
@@ -196,8 +200,8 @@ class RankGroup(Generic[R]):
             Metric(
                 "idle", self._idle_steps / parts if parts else 0.0, "1", "share of steps a rank ran empty"
             ),
-            Metric(f"most_{what}", max(served), "requests", f"{what} by one rank"),
-            Metric(f"least_{what}", min(served), "requests", f"{what} by one rank"),
+            Metric(f"most_{what}", max(served), "requests", said),
+            Metric(f"least_{what}", min(served), "requests", said),
             Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
             Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
         ]
@@ -209,7 +213,7 @@ class RankGroup(Generic[R]):
 
     def dealt(self) -> tuple[list[int], str]:
         """The same where requests end elsewhere, or not here alone."""
-        return self._dealt or [0] * len(self.ranks), "dealt"
+        return self._dealt or [0] * len(self.ranks), DEALT
 
     def sections(self) -> dict[str, list[Metric]]:
         """What ranks themselves have to tell, under their numbers."""

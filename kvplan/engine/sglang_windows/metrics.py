@@ -74,6 +74,6 @@ class WindowFigures:
             ),
             Metric(
                 "window_missed_share", missed_share, "1",
-                "the same, of all tokens of admitted requests",
+                "tokens computed again for want of windows, of all tokens of admitted requests",
             ),
         ]  # fmt: skip

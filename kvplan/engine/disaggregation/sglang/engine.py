@@ -197,5 +197,5 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         if self.payload != NO_PAYLOAD:
             yield Metric(
                 "payload_bytes", self.payload_bytes, "B",
-                "of that, sent once a request: the pages of its last window, or its recurrent states",
+                "of the moved bytes: a request's last window or its recurrent states, sent once",
             )  # fmt: skip
