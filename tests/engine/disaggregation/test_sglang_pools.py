@@ -168,8 +168,9 @@ def test_queues_that_were_not_compared_are_refused() -> None:
         {"schedule_policy": "lof"}, {"enable_priority_scheduling": True}, {"max_queued_requests": 4},
         {"min_free_slots_delay": 2},
     ):  # fmt: skip
-        with pytest.raises(UsageError, match="SGLang's queue"):
+        with pytest.raises(UsageError, match="SGLang's queue") as refused:
             one_of_each(config).sglang_engine(replace(config, **options), CLOCK, Recorder())  # type: ignore[arg-type]
+        assert refused.value.where == f"engine.{next(iter(options))}"
 
 
 @examples(50)

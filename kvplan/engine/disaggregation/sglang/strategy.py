@@ -132,15 +132,16 @@ def _check_drafts(drafts: Speculation) -> None:
 
 def _check_queue(config: SglangConfig) -> None:
     """Refuse queues that were not compared with those of SGLang's servers."""
-    if (
-        config.schedule_policy not in ("fcfs", "lpm")
-        or config.enable_priority_scheduling
-        or config.max_queued_requests is not None
-        or config.least_free
-    ):
+    asked = {
+        "schedule_policy": config.schedule_policy not in ("fcfs", "lpm"),
+        "enable_priority_scheduling": config.enable_priority_scheduling,
+        "max_queued_requests": config.max_queued_requests is not None,
+        "min_free_slots_delay": config.least_free > 0,
+    }
+    if any(asked.values()):
         raise UsageError(
             "priorities, orders other than fcfs and lpm, and limits of SGLang's queue are not simulated with "
             "prefill and decode servers",
-            where="engine.schedule_policy",
+            where=", ".join(f"engine.{name}" for name, is_asked in asked.items() if is_asked),
             hint="leave these options out, or simulate one server that does both",
         )
