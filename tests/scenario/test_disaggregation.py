@@ -70,6 +70,18 @@ def test_a_result_can_be_audited() -> None:
     assert audit_result(play(BARE), 40).passed
 
 
+@pytest.mark.parametrize("engine", [{}, {"engine.kind": "sglang", "cache.prefix": "radix"}])
+def test_ranks_of_pools_take_the_time_of_what_they_do_together(engine: dict[str, Any]) -> None:
+    """Who listens to a clock does not hear what ranks ask of it together, which went missing from a step."""
+    flags = {
+        **LLAMA, **engine, "model": "deepseek-v2-lite", "parallel.tp": 2, "parallel.dp_attention": True,
+        "workload.requests": 12, "accuracy.ensemble": 0,
+    }  # fmt: skip
+    document = play(flags)
+    assert document["step_time"] is None
+    assert audit_result(document, 12).passed
+
+
 def test_without_the_section_nothing_changes() -> None:
     plain = {key: value for key, value in BARE.items() if not key.startswith("disaggregation")}
     assert play(plain)["strategies"] == {}

@@ -44,6 +44,12 @@ class PoolPlan:
         """Engines of all its instances: these, or their ranks."""
         return self.instances * (1 if self.ranks is None else self.ranks.count)
 
+    @property
+    def asks_once(self) -> bool:
+        """Whether it asks the deployment's clock, and only for its steps: ranks ask it for what they do
+        together, too."""
+        return self.latency is None and self.ranks is None
+
     def pool(self, name: str, config: EngineConfig | SglangConfig, latency: LatencyModel) -> Pool:
         """The pool, called ``name``, where the deployment's options and clock are these.
 
@@ -99,8 +105,8 @@ class Disaggregation:
 
     @property
     def asks_once(self) -> bool:
-        """Unless a pool has a clock of its own."""
-        return self.prefill.latency is None is self.decode.latency
+        """Unless a pool has a clock of its own, or ranks."""
+        return self.prefill.asks_once and self.decode.asks_once
 
     def pools(self, config: EngineConfig) -> tuple[EngineConfig | SglangConfig, ...]:
         """The options of every instance, or of every rank of those, when those of the deployment are

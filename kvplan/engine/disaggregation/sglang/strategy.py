@@ -55,8 +55,8 @@ class SglangDisaggregation:
 
     @property
     def asks_once(self) -> bool:
-        """Unless a pool has a clock of its own."""
-        return self.prefill.latency is None is self.decode.latency
+        """Unless a pool has a clock of its own, or ranks."""
+        return self.prefill.asks_once and self.decode.asks_once
 
     def pools(self, config: SglangConfig) -> tuple[EngineConfig | SglangConfig, ...]:
         """The options of every instance, or of every rank of those, when those of the deployment are
