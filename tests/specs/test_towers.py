@@ -95,6 +95,8 @@ def test_sound(key: str, section: dict[str, Any], layer: int) -> None:
     "sections",
     [
         {"vision_config": {"hidden_size": 2048, "architecture": "mobilenet"}},
+        {"vision_config": [24, 1024]},
+        {"vision_config": "someone/a-tower-of-their-own"},
         {"vision_config": {"width": {"clip": {"layers": 24}}}},
         {"vision_config": {**PLAIN, "intermediate_size": None, "mlp_ratio": float("nan")}},
         {"vision_config": {**PLAIN, "num_attention_heads": "many"}},

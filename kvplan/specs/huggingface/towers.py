@@ -62,7 +62,9 @@ def vision(config: Config) -> tuple[Vision | None, list[str]]:
             return _vision(config, section, shape), []
         except SpecError as exc:
             return None, [f"the vision tower is not counted: {exc.message} ({exc.where})"]
-    return None, []
+    sections = [owner.get(key) for owner in tower_owners(config) for key in VISION if key.endswith("_config")]
+    unread = any(section and not isinstance(section, Mapping) for section in sections)
+    return None, [uncounted("vision")] if unread else []
 
 
 def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
