@@ -47,6 +47,7 @@ def test_ranks() -> None:
             recorder = Recorder(
                 on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
                 on_decision=lines.append if log else None,
+                series=log,
             )
             config = EngineConfig(**run["config"])
             clock = LinearLatency(*run["clock"])
