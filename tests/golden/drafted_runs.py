@@ -90,6 +90,7 @@ def play(run: dict[str, Any], make: Callable[[Recorder], Engine], *, log: bool) 
             on_timed_out=lambda name, time_s: played.aborted.append([name, time_s]),
             on_rejected=lambda name, reason, time_s: played.away.append([name, reason, time_s]),
             on_decision=played.lines.append if log else None,
+            series=log,
         )
     )
     arrivals = Arrivals(request(*asked) for asked in run["requests"])

@@ -70,6 +70,7 @@ def check(number: int, run: dict[str, Any], make: Make, contents: Contents) -> N
             on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
             on_timed_out=lambda name, time_s, to=aborted: to.append([name, time_s]),  # type: ignore[misc]
             on_decision=lines.append if log else None,
+            series=log,
         )
         ways = Line("to_host", Copies(run["put"]), 1, 1), Line("from_host", Copies(run["get"]), 1, 1)
         replica = make(run, log, recorder, *ways)

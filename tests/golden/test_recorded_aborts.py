@@ -36,6 +36,7 @@ class Told:
             on_request=lambda row: self.rows.__setitem__(row.id, row),
             on_timed_out=lambda name, time_s: self.aborted.append([name, time_s]),
             on_decision=self.lines.append if log else None,
+            series=log,
         )
         running = make_engine(engine, config, LinearLatency(*run["clock"]), self.recorder)
         patience = Patience(*(inf if seconds is None else seconds for seconds in run["patience"]))

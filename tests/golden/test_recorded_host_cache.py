@@ -43,6 +43,7 @@ class Told:
             on_request=lambda row: self.rows.__setitem__(row.id, row),
             on_timed_out=lambda name, time_s: self.aborted.append([name, time_s]),
             on_decision=self._line if log else None,
+            series=log,
         )
         host = run["host"]
         strategy = HierarchicalCache(1, host["pages"], Way(*host["put"]), Way(*host["get"]), host["policy"])

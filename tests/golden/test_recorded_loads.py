@@ -39,6 +39,7 @@ def test_loads(runs: list[dict[str, Any]]) -> None:
                 on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
                 on_timed_out=lambda name, time_s, to=aborted: to.append([name, time_s]),  # type: ignore[misc]
                 on_decision=lines.append if log else None,
+                series=log,
             )
             config = EngineConfig(**run["config"])
             replica = RemoteReplica(config, LinearLatency(*run["clock"]), recorder, Elsewhere(run))

@@ -56,7 +56,7 @@ def test_pools(number: int, log: bool) -> None:
     )
     rows: list[RequestRow] = []
     lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None, series=log)
     engine = strategy.engine(config_of(run), LinearLatency(*run["clock"]), recorder)
     engine.run([request(*asked) for asked in run["requests"]])
     engine.close()

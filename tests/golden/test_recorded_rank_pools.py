@@ -69,7 +69,7 @@ def test_pools_of_ranks(number: int, log: bool) -> None:
     run = RUNS[number]
     rows: list[RequestRow] = []
     lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None, series=log)
     clock = LinearLatency(*run["clock"]) if run["rules"] is None else Passes(*run["clock"], *run["passes"])
     engine = strategy_of(run).engine(EngineConfig(**run["config"]), clock, recorder)
     engine.run([request(*asked) for asked in run["requests"]])

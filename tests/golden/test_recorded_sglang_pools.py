@@ -119,6 +119,7 @@ def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
         recorder = Recorder(
             on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
             on_decision=lines.append if log else None,
+            series=log,
         )
         engine = strategy.sglang_engine(prefill, LinearLatency(*run["clock"]), recorder)
         engine.run(request(*asked) for asked in run["requests"])

@@ -30,6 +30,7 @@ def test_sglang_ranks() -> None:
             recorder = Recorder(
                 on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
                 on_decision=lines.append if log else None,
+                series=log,
             )
             engine = SglangLockstepEngine(run["number"], "round-robin", config, clock, recorder)
             engine.run(request(*asked) for asked in run["requests"])

@@ -55,8 +55,16 @@ def test_one_rank_is_the_replica(case: tuple[EngineConfig, list[Request]]) -> No
 
 
 @fuzz(300)
-@given(case=st.one_of(grouped_cases(), long_decodes()), ranks=st.integers(2, 3))
-def test_steps_taken_in_bulk_are_the_same_steps(case: tuple[EngineConfig, list[Request]], ranks: int) -> None:
+@given(
+    case=st.one_of(grouped_cases(), long_decodes()),
+    ranks=st.integers(2, 3),
+    stride=st.sampled_from([1, 3, 1000, 1000]),
+)
+def test_steps_taken_in_bulk_are_the_same_steps(
+    case: tuple[EngineConfig, list[Request]], ranks: int, stride: int
+) -> None:
+    """With a decision log every step is planned; without one quiet steps are taken in bulk, up to the next
+    point of the series."""
     config, requests = case
     if not simulated_in_segments(config):
         return
@@ -64,8 +72,29 @@ def test_steps_taken_in_bulk_are_the_same_steps(case: tuple[EngineConfig, list[R
     for log in (None, lambda _: None):
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append, on_decision=log)
+        recorder.series_stride = stride
         engine = LockstepEngine(ranks, "round-robin", config, CLOCK, recorder)
-        found.append(told(engine, recorder, rows, requests))
+        found.append((told(engine, recorder, rows, requests, *PEAKS), recorder.series, recorder.sections))
+    assert found[0] == found[1]
+
+
+def test_every_group_needs_its_blocks_in_bulk_steps() -> None:
+    """A pool in which two requests run out of blocks in the middle of bulk steps; found by random workloads."""
+    groups = (CacheGroup("full", 4), CacheGroup("chunked", 4, 24))
+    config = EngineConfig(
+        num_blocks=25, block_size=4, max_model_len=57, max_num_seqs=6, max_num_batched_tokens=40,
+        enable_prefix_caching=False, scheduler_reserve_full_isl=False, async_scheduling=False, groups=groups,
+    )  # fmt: skip
+    requests = [
+        Request("long", 0.401, ((0, 13),), 13, ((10**6, 30),), 30),
+        Request("short", 0.502, ((7000, 10),), 10, ((10**6 + 7000, 9),), 9),
+    ]
+    found = []
+    for log in (None, lambda _: None):
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append, on_decision=log, series=False)
+        engine = LockstepEngine(1, "round-robin", config, CLOCK, recorder)
+        found.append(told(engine, recorder, rows, requests, *PEAKS))
     assert found[0] == found[1]
 
 

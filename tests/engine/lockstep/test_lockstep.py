@@ -86,6 +86,37 @@ def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
     assert bulk[1].sections == single[1].sections
 
 
+def test_a_block_that_fills_in_bulk_steps_lets_in_who_waits_in_the_same_step() -> None:
+    """A running request's answer is how the waiting prompt begins."""
+    config = EngineConfig(
+        num_blocks=14, block_size=3, max_model_len=21, max_num_seqs=3, max_num_batched_tokens=10,
+        async_scheduling=False,
+    )  # fmt: skip
+    requests = [
+        Request("r00", 0.0, ((1000, 6), (1050, 12)), 18, ((500, 3),), 3),
+        Request("r01", 0.0, ((1000, 1),), 1, ((500, 3),), 3),
+        Request("r02", 0.006, ((1000, 1), (500, 2), (1100, 1), (1150, 12)), 16, ((500, 1),), 1),
+    ]
+    assert play(1, requests, config, stride=1000)[0] == play(1, requests, config, log=True)[0]
+
+
+def test_who_could_be_let_in_among_bulk_steps_is_no_longer_held_back() -> None:
+    """``prefill_schedule_interval``: found by random workloads."""
+    config = EngineConfig(
+        num_blocks=6, block_size=4, max_model_len=64, max_num_seqs=2, max_num_batched_tokens=40,
+        enable_prefix_caching=False, scheduler_reserve_full_isl=False, prefill_schedule_interval=4,
+    )  # fmt: skip
+    requests = [
+        Request("r0", 0.1, ((0, 1),), 1, ((10**6, 9),), 9),
+        Request("r1", 0.1, ((0, 1),), 1, ((10**6 + 1000, 1),), 1),
+        Request("r2", 0.101, ((1000, 2),), 2, ((10**6 + 2000, 4),), 4),
+        Request("r3", 0.101, ((2000, 1),), 1, ((10**6 + 3000, 1),), 1),
+        Request("r4", 0.123, ((4000, 2),), 2, ((10**6 + 4000, 1),), 1),
+    ]
+    bulk = play(2, requests, config, "round-robin", stride=1000)
+    assert bulk[0] == play(2, requests, config, "round-robin", log=True)[0]
+
+
 def test_bulk_steps_on_a_real_workload() -> None:
     chat = list(synthesize("chat", 150, 40.0, 0))
     bulk, single = play(3, chat), play(3, chat, log=True)
