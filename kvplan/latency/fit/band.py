@@ -12,8 +12,9 @@ do, so the process, which grows with that distance, explains too much of their e
 too little: its square root is between. What remains differs from region to region of the shapes (another
 kernel variant, another number of waves), which the weighted mean of scores nearby follows. ``factor`` is the
 quantile of ``score_i / local_i``, with shape i left out of its own neighbourhood: split conformal prediction
-with a local scale (Lei et al. 2018), its level three quarters of a standard error higher, as so few scores
-decide it.
+with a local scale (Lei et al. 2018), its level half a standard error higher, as so few scores decide it.
+A dozen of a hundred scores lie beyond that level, and one of them alone, as an order statistic, is noise;
+the quantile weighs all by how likely each is to be it (Harrell and Davis 1982).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ COVERAGE = 0.9
 """What every band aims to cover."""
 PRIOR = 3.0
 """``C``: how many neighbours the mean of all counts for."""
+HIGHEST = 0.95
+"""The level asked of a handful of scores: beyond it they say nothing."""
+STEPS = 4_000
+"""Of the integral over the beta density."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,21 @@ def fit_band(residual: Residual, errors: Array, deviations: Array) -> Band:
     np.fill_diagonal(weights, 0.0)
     ratios = np.sort(scores / np.maximum(_local(weights, scores), 1e-12))
     count = scores.size
-    level = COVERAGE + 0.75 * np.sqrt(COVERAGE * (1.0 - COVERAGE) / count)
-    rank = min(int(np.ceil((count + 1) * level)), count)
-    return Band(max(float(ratios[rank - 1]), 1e-6), scores)
+    level = COVERAGE + 0.5 * float(np.sqrt(COVERAGE * (1.0 - COVERAGE) / count))
+    return Band(max(_quantile(ratios, level), 1e-6), scores)
+
+
+def _quantile(values: Array, level: float) -> float:
+    """Harrell and Davis' quantile of sorted values: their mean, weighted by the beta density of its rank.
+
+    The rank is ``1 - v^8`` in equal steps of v, for with few values the density has a pole at rank 1.
+    """
+    level = min(level, HIGHEST)
+    v = (np.arange(STEPS) + 0.5) / STEPS
+    above, below = (values.size + 1) * level, (values.size + 1) * (1.0 - level)
+    log = (above - 1.0) * np.log1p(-(v**8)) + (8.0 * below - 1.0) * np.log(v)
+    rank = np.minimum(((1.0 - v**8) * values.size).astype(np.intp), values.size - 1)
+    return float(np.average(values[rank], weights=np.exp(log - log.max())))
 
 
 def _local(weights: Array, scores: Array) -> Array:

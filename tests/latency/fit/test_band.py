@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.latency.fit.band import Band, fit_band
+from kvplan.latency.fit.band import Band, _quantile, fit_band
 from kvplan.latency.fit.residual import Residual, fit_residual
 from kvplan.latency.fit.solve import Array
 
@@ -75,3 +75,32 @@ def test_without_scores_the_deviation_is_all_there_is() -> None:
     residual = residual_at(np.zeros((1, 1)))
     width = Band(1.9, np.zeros(0)).width(residual, np.array([[7.0]]), np.array([0.04]))
     assert width == pytest.approx(1.9 * 0.04)
+
+
+@pytest.mark.parametrize(("count", "least"), [(12, 0.82), (30, 0.86), (60, 0.87), (120, 0.88)])
+def test_nine_tenths_of_other_shapes_are_inside_however_few_were_fitted(count: int, least: float) -> None:
+    inside = []
+    residual = residual_at(np.arange(count, dtype=np.float64)[:, None] * 40.0)  # nobody has neighbours
+    deviation = np.full(count, 0.03)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        band = fit_band(residual, rng.normal(0, 0.05, count), deviation)
+        width = band.width(residual, np.array([[-500.0]]), np.array([0.03]))[0]
+        inside.append(np.mean(np.abs(rng.normal(0, 0.05, 400)) <= width))
+    assert least <= np.mean(inside) <= 0.94
+    assert np.std(inside) < 0.13 * np.sqrt(12 / count) + 0.01
+
+
+def test_the_quantile_is_the_mean_of_the_largest_of_ranks() -> None:
+    """At level n / (n + 1) the weights are those of the largest of n uniform numbers, ``(i/n)^n - ((i-1)/n)^n``."""
+    values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    knots = (np.arange(6) / 5.0) ** 5
+    assert _quantile(values, 5 / 6) == pytest.approx(float(np.diff(knots) @ values), rel=1e-3)
+    assert _quantile(np.full(7, 3.0), 0.9) == pytest.approx(3.0)
+    assert _quantile(values, 0.5) == pytest.approx(_mean_of_beta(values, 3.0, 3.0), rel=1e-3)
+
+
+def _mean_of_beta(values: Array, above: float, below: float) -> float:
+    rng = np.random.default_rng(1)
+    rank = (rng.beta(above, below, 2_000_000) * values.size).astype(int)
+    return float(values[np.minimum(rank, values.size - 1)].mean())
