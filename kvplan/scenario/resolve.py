@@ -54,6 +54,12 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         warnings.extend(_without_kernels(fit, eagle=eagle))
         if fit.serving.unchecked is not None:
             warnings.append(fit.serving.unchecked)
+    if model is not None and engine.max_model_len is None:
+        from kvplan.sizing.context import unasked_words
+
+        name = "max_model_len" if engine.kind == "vllm" else "context_length"
+        unasked = unasked_words(model, engine.kind, engine.version, f"engine.{name}=")
+        warnings += [unasked] if unasked else []
     if isinstance(engine, SglangPart):
         if parallel.cp > 1:
             raise UsageError(
@@ -68,8 +74,6 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
             warnings.append(_more_than_fits(sglang.pool_tokens, max(0, fit.kv_tokens), "tokens", fit))
         return Deployment(model, gpu, fit, parallel, sglang, (*assumed, *filled), tuple(warnings))
     config, filled = vllm_config(scenario, engine, fit, model)
-    if engine.max_model_len is None:
-        warnings.extend(_not_all_of(model, engine.version))
     # Groups that were given are not the model's: their blocks need not be the bill's either.
     given = cache.blocks is not None and cache.groups is None
     warnings.extend(_about_memory(config, fit, given=given))
@@ -114,15 +118,6 @@ def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
         f"cache.blocks gives a pool of {given:,} {what}, and the memory bill of {fit.gpu.name} has room "
         f"{room}: an engine would run out of memory"
     )
-
-
-def _not_all_of(model: ModelSpec | None, version: str) -> Iterator[str]:
-    if model is None:
-        return
-    from kvplan.sizing.context import starts_unstretched, unstretched_words
-
-    if starts_unstretched(model, "vllm", version):
-        yield unstretched_words(model, "engine.max_model_len=")
 
 
 def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel) -> FitReport:

@@ -60,9 +60,21 @@ def starts_unstretched(model: ModelSpec, kind: str, version: str | None) -> bool
     return engine_version(kind, version) >= UNSTRETCHED
 
 
-def unstretched_words(model: ModelSpec, option: str) -> str:
-    """What to know of a model that is not started at its full reach, and the option that does."""
-    return (
-        f"vLLM starts {model.name} at {format_tokens(model.unstretched_context or 0)} tokens unless told: "
-        f"{option}{model.max_context} has all that LongRoPE stretches it to"
-    )
+def unasked_words(model: ModelSpec, kind: str, version: str | None, option: str) -> str | None:
+    """What to know of the context that is taken where nobody asks for one; None where the model says it.
+
+    Args:
+        option: what asks for one, up to the number: ``"--ctx "``.
+    """
+    if starts_unstretched(model, kind, version):
+        first = format_tokens(model.unstretched_context or 0)
+        return (
+            f"vLLM starts {model.name} at {first} tokens unless told: "
+            f"{option}{model.max_context} has all that LongRoPE stretches it to"
+        )
+    if longest_context(model, kind, version) is None:
+        return (
+            f"nothing says how long requests of {model.name} may be: {UNNAMED:,} tokens are taken, "
+            f"as vLLM does; {option}N says it"
+        )
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvplan.sizing.capacity import FitReport, StageFit
-from kvplan.sizing.context import unstretched_words
+from kvplan.sizing.context import unasked_words
 from kvplan.sizing.flags import NAMES, engine_flags, no_command
 from kvplan.sizing.overheads import capture_sizes, captured_sizes
 from kvplan.sizing.pool import LOGS_CONCURRENCY
@@ -212,8 +212,9 @@ def fit_warnings(report: FitReport) -> list[str]:
             f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(limit)} "
             f"of {model.name}: {NAMES[serving.kind]} wants {_LONGER[serving.kind]}=1 to start so"
         )
-    if "max_model_len" not in serving.given and report.max_model_len == model.unstretched_context:
-        found.append(unstretched_words(model, "--ctx "))
+    if "max_model_len" not in serving.given:
+        asked = unasked_words(model, serving.kind, serving.version_text, "--ctx ")
+        found += [asked] if asked else []
     if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
         found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")
     if weights_means(report.weights_format, gpu, serving, serving.kind) == "widened":

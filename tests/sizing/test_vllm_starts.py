@@ -261,3 +261,13 @@ def test_yarn_that_was_added_is_taken_as_written_from_0_30(
     rows = [fit_model(one, gpu, version="0.28", max_model_len=4096).binding.bill.weights_bytes
             for one in (model, plain)]  # fmt: skip
     assert rows[0] - rows[1] == (131_072 - 40_960) * 128 * 2
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_context_of_a_model_that_names_none_is_said_to_be_assumed(engine: str) -> None:
+    model, gpu = load_model("llama-3.1-8b").model_copy(update={"max_context": None}), load_gpu("h100-sxm")
+    report = fit_model(model, gpu, engine=engine)
+    assert report.max_model_len == UNNAMED
+    assert any("2,048 tokens are taken" in words and "--ctx N" in words for words in fit_warnings(report))
+    asked = fit_model(model, gpu, engine=engine, max_model_len=4096)
+    assert not any("tokens are taken" in words for words in fit_warnings(asked))

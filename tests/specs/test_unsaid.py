@@ -6,12 +6,17 @@ transformers 5.23 itself cached for a model built from it (in bfloat16, batch 1)
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvplan.errors import SpecError
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.sizing.size import size_model
+from kvplan.sizing.weights import parameter_count
 from kvplan.specs.huggingface import import_config
 
 CACHED: list[tuple[str, dict[str, Any], int, int, int]] = [
@@ -500,3 +505,71 @@ def test_fields_of_other_model_types_are_said_whether_they_count_or_not(
     }  # fmt: skip
     found = [text for text in import_config(config, "x", name="x").warnings if "other model types" in text]
     assert found == ([said] if said else [])
+
+
+def flat_qwen25_vl(**more: Any) -> dict[str, Any]:
+    """As Qwen2.5-VL was published: the language model's fields lie outside, and it names the whole model."""
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "hidden_size": 3584,
+        "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "vocab_size": 152064, "use_sliding_window": False, "sliding_window": 32768,
+        "vision_config": {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+        },
+        **more,
+    }  # fmt: skip
+
+
+def test_fields_outside_are_the_language_models_and_its_class_fills_them_in() -> None:
+    flat = import_config(flat_qwen25_vl(), "config.json", name="vl")
+    outside = ("architectures", "model_type", "vision_config")
+    inside = {key: value for key, value in flat_qwen25_vl().items() if key not in outside}
+    nested = import_config(
+        {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+            "vision_config": flat_qwen25_vl()["vision_config"],
+            "text_config": {**inside, "model_type": "qwen2_5_vl_text"},
+        },
+        "config.json",
+        name="vl",
+    )  # fmt: skip
+    assert not flat.warnings
+    assert flat.model.max_context == 32768
+    assert flat.model.blocks == nested.model.blocks
+    assert flat.model.blocks["full"].attention.qkv_bias
+    # transformers' class has 8,292,166,656, some biases of the tower among them
+    assert parameter_count(flat.model) == parameter_count(nested.model)
+    assert parameter_count(flat.model) == pytest.approx(8_292_166_656, rel=3e-4)
+
+
+@pytest.mark.parametrize(
+    "model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm_ocr", "cohere_compass"]
+)
+def test_whole_models_say_whether_embeddings_are_tied(model_type: str) -> None:
+    """Their language models' classes have no such field, or another default; the whole model's is untied."""
+    said = {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    text = {"model_type": f"{model_type}_text", **said}
+    assert not import_config(
+        {"model_type": model_type, "text_config": text}, "c", name="m"
+    ).model.tie_embeddings
+    tied = {"model_type": model_type, "tie_word_embeddings": True, "text_config": text}
+    assert import_config(tied, "c", name="m").model.tie_embeddings
+
+
+@pytest.mark.parametrize(("engine", "option"), [("vllm", "max_model_len"), ("sglang", "context_length")])
+def test_a_context_that_no_file_gives_is_said_to_be_assumed(tmp_path: Path, engine: str, option: str) -> None:
+    said = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    fields = {"model_type": "mine", "vocab_size": 128, "intermediate_size": 128, **said}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"architectures": ["MineForCausalLM"], **fields}))
+    flags = {
+        "model": str(path),
+        "gpu": "h100-sxm",
+        "engine.kind": engine,
+        "workload.synthesize": "chat",
+    }
+    (warning,) = (w for w in resolve_deployment(load_scenario(None, flags)).warnings if "are taken" in w)
+    assert "2,048 tokens" in warning
+    assert f"engine.{option}=N" in warning
+    asked = resolve_deployment(load_scenario(None, {**flags, f"engine.{option}": 4096})).warnings
+    assert not any("are taken" in w for w in asked)

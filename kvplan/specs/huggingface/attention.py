@@ -15,7 +15,7 @@ from kvplan.specs.attention import (
 )
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.compression import compressed
-from kvplan.specs.huggingface.config import Config, class_defaults, has_biases
+from kvplan.specs.huggingface.config import Config, has_biases
 from kvplan.specs.huggingface.heads import head_dim, kv_heads, query_heads, whole
 from kvplan.specs.huggingface.indexers import indexer, sparse_indexer
 from kvplan.specs.huggingface.overrides import own_fields
@@ -152,7 +152,7 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         "kv_heads": groups,
         "head_dim": dim,
         "v_head_dim": value_dim if value_dim not in (None, dim) else None,
-        "qkv_bias": bias or every or config.model_type in ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"),
+        "qkv_bias": bias or every or config.model_type in families.QKV_BIAS,
         "output_bias": every and config.model_type not in ("qwen2", "qwen2_moe"),
         "qk_norm": _qk_norm(config),
         "output_gate": _has_gate(config),
@@ -197,7 +197,7 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
 
 def _value_dim(config: Config) -> int:
     """How wide values are; where its class leaves that open (MiniCPM 3), the hidden size over the heads."""
-    own = class_defaults().get(config.model_type, {})
+    own = config.defaults or {}
     if config.get("v_head_dim") is None and "v_head_dim" in own:
         return int(config.count("hidden_size") // query_heads(config))
     return config.count("v_head_dim")

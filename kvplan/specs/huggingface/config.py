@@ -127,6 +127,17 @@ class Config:
         given = data.get("model_type") or _type_of(own) or top.get("model_type") or ""
         self.model_type = MISNAMED.get(self.architecture, str(given))
 
+    @property
+    def defaults(self) -> Mapping[str, Any] | None:
+        """Defaults of the model type's class, if it has any.
+
+        Where a whole model's file has the language model's fields outside (``qwen2_5_vl``), as old files do,
+        those of its language model: transformers hands them to the class of its ``text_config``.
+        """
+        classes = class_defaults()
+        own = classes.get(self.model_type)
+        return classes.get(f"{self.model_type}_text") if own is None and self.top and not self.prefix else own
+
     def sub(self, key: str) -> Config | None:
         """A nested mapping as a configuration of its own."""
         value = self.data.get(key)
@@ -160,7 +171,7 @@ class Config:
                 self.used.add(name)
                 return self.data[name]
         if defaults:
-            own = class_defaults().get(self.model_type, {})
+            own = self.defaults or {}
             for name in (key, *NAMES.get(key, ())):
                 if name in own:
                     return own[name]

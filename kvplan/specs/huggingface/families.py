@@ -103,6 +103,13 @@ MLP_BIAS = _names(
 )
 """Feed-forward layers with biases where no field says so."""
 
+QKV_BIAS = _names(
+    """
+    qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text qwen2_5_omni_talker
+    """
+)
+"""Queries, keys and values carry biases, outputs do not, and no field says so."""
+
 ATTENTION_BIAS = _names(
     """
     gpt2 gpt_neox gpt_bigcode opt bloom biogpt xglm persimmon phi phi-msft starcoder2 whisper bart mbart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config, class_defaults
+from kvplan.specs.huggingface.config import Config
 
 
 def query_heads(config: Config, layer: int = 0) -> int:
@@ -96,6 +96,4 @@ def is_of_old_lineage(config: Config) -> bool:
 
 def knows_kv_heads(config: Config) -> bool:
     """Whether the configuration class has ``num_key_value_heads``, where null means all heads."""
-    return "num_key_value_heads" in class_defaults().get(config.model_type, {}) or (
-        config.model_type in families.STANDARD
-    )
+    return "num_key_value_heads" in (config.defaults or {}) or (config.model_type in families.STANDARD)

@@ -163,7 +163,7 @@ def refuse_without_cache(config: Config) -> None:
     decodes = config.get("is_decoder", defaults=False) is True
     suffixes = tuple(f"For{task}" for task in ENCODER_TASKS)
     encoder = config.model_type in families.ENCODER_ONLY or (
-        config.architecture.endswith(suffixes) and not _has_class(config.model_type)
+        config.architecture.endswith(suffixes) and config.defaults is None
     )
     if (encoder or _looks_both_ways(config)) and not decodes:
         raise SpecError(
@@ -192,11 +192,7 @@ def _looks_both_ways(config: Config) -> bool:
 
 def is_known(config: Config) -> bool:
     """Whether the model type's habits are known."""
-    return _has_class(config.model_type) or config.model_type in KNOWN_WITHOUT_DEFAULTS
-
-
-def _has_class(model_type: str) -> bool:
-    return model_type in class_defaults()
+    return config.defaults is not None or config.model_type in KNOWN_WITHOUT_DEFAULTS
 
 
 def refuse_silent_heads(config: Config) -> None:
@@ -291,7 +287,7 @@ def unsaid(config: Config) -> list[str]:
 
 def _foreign(config: Config) -> list[str]:
     """Fields of other model types, which the engine's class for this one may pass over."""
-    own = class_defaults().get(config.model_type)
+    own = config.defaults
     if own is None:
         return []
     found = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config, class_defaults
+from kvplan.specs.huggingface.config import Config
 
 REFERENCE = "reference_sliding_attention"
 
@@ -20,7 +20,7 @@ def windowed(config: Config, layers: int) -> list[str] | None:
         return None
     if config.optional("kv_lora_rank", least=0) and not config.has("swa_num_attention_heads"):
         return None  # one window beside latents is carried along, and no engine reads it
-    own = class_defaults().get(config.model_type)
+    own = config.defaults
     counts = own is None or "max_window_layers" in own  # other classes pass over where windows begin
     if config.model_type in families.FLAGGED_WINDOW or (counts and config.has("max_window_layers")):
         if not config.flag("use_sliding_window"):
