@@ -50,6 +50,9 @@ _LEFT_TO_SET = {
 }
 """Options of these that a verb does not have."""
 
+_ASKED_FOR = ("disaggregation",)
+"""Parts that are not there unless asked for, though they need nothing said."""
+
 _KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _WORD = re.compile(r"[A-Za-z_][\w./+-]*")
 _YAML_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
@@ -60,13 +63,15 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
 
     ``None`` where the scenario reads standard input, is too long or has fields of no known name.
     """
-    usual = default_settings(scenario.get("engine"))
+    parts = [part for part in _ASKED_FOR if scenario.get(part) is not None]
+    usual = default_settings(scenario.get("engine"), parts)
     usual.pop("workload.synthesize")  # what is asked for is no default, whatever it is
     usual["engine.kind"] = ENGINE  # the other engine has defaults of its own, and is none
     usual |= dict.fromkeys(SIZES, 1)
     kept = {key: value for key, value in _settings(scenario) if not any(_within(key, it) for it in changes)}
     chosen = {key: value for key, value in kept.items() if usual.get(key) != value}
     settings = {key: value for key, value in {**chosen, **changes}.items() if usual.get(key) != value}
+    settings |= {part: {} for part in parts if not any(_within(key, part) for key in settings)}
     if settings.get("workload.trace") == "-" or not all(map(_KEY.fullmatch, settings)):
         return None
     words = ["kvplan", verb]

@@ -130,8 +130,10 @@ _ALWAYS = frozenset(
 )  # fmt: skip
 
 
-def default_settings(engine: object) -> dict[str, Any]:
+def default_settings(engine: object, parts: Sequence[str] = ()) -> dict[str, Any]:
     """Every leaf of a scenario that says nothing, for the engine of one that does.
+
+    ``parts`` are there and say nothing either: most are not there unless asked for.
 
     What follows from the engine's version is usual with that version; the version itself is not.
     """
@@ -139,6 +141,7 @@ def default_settings(engine: object) -> dict[str, Any]:
 
     def leaves_of(engine: dict[str, Any]) -> dict[str, Any]:
         empty = {"model": "", "gpu": "", "engine": engine, "workload": {"synthesize": "chat"}}
+        empty |= {part: {} for part in parts}
         return dict(leaves(Scenario.model_validate(empty).to_dict()))
 
     said = engine if isinstance(engine, Mapping) else {}

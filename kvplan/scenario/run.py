@@ -63,22 +63,27 @@ class Run:
         on_request: Callable[[RequestRow], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         on_progress: Callable[[int, float], None] | None = None,
+        on_start: Callable[[], None] | None = None,
         held: AbstractContextManager[None] = UNHELD,
     ) -> None:
         """Simulate; results so far are kept when the user interrupts or a model misbehaves.
 
+        ``on_start`` is called when the engine has taken the scenario and nothing is simulated yet.
         ``on_progress`` is called now and then with requests taken in and simulated seconds. ``held`` is
         entered while a finished request is counted and its row or a line of the log is written: whoever
         raises ``KeyboardInterrupt`` waits until then, so that counts and files agree.
 
         Raises:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
+            UsageError: before ``on_start``, the engine does not simulate what the scenario asks for.
         """
         self.recorder = recorder_of(
             self.clock.client, on_request=on_request, on_decision=on_decision, held=held
         )
         self.step_time = listen(self.clock, once=self.system.asks_once)
         engine = self.system.engine(self._engine_name, self.step_time.clock, self.recorder)
+        if on_start is not None:
+            on_start()
         self.offered = Offered()
         requests: Iterable[Request] = self.offered.counted(self.workload.requests())
         self._kept = []

@@ -502,3 +502,19 @@ def test_a_trace_in_place_of_a_scenario_is_told(
     path.write_bytes(b"\x1f\x8b\x08" if name.endswith(".gz") else b'{"a": 1}\n{"a": 2}\n')
     assert run(["simulate", str(path)]) == 1
     assert f"give it with --trace {path}" in capsys.readouterr().err
+
+
+def test_what_the_engine_refuses_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Drafts above a hybrid model's pools on prefill and decode servers are refused by the engine itself."""
+    files = {name: tmp_path / name for name in ("r.json", "rows.csv", "log.txt")}
+    code = run(
+        ["simulate", "--model", "qwen3-next-80b-a3b", "--gpu", "h100-sxm", "--tp", "4", "--engine", "sglang",
+         "--synthesize", "chat", "--limit", "20", "--rate", "2", "--set", "disaggregation={}",
+         "--set", "speculative={method: mtp, tokens: 3, acceptance: 0.7}", "-o", str(files["r.json"]),
+         "--requests", str(files["rows.csv"]), "--decisions", str(files["log.txt"])]
+    )  # fmt: skip
+    err = capsys.readouterr().err
+    assert code == 2
+    assert "where: speculative" in err
+    assert "wrote" not in err
+    assert not any(path.exists() for path in files.values())

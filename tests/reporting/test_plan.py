@@ -219,6 +219,7 @@ def test_pools_are_called_by_their_names() -> None:
     )  # fmt: skip
     simulate = starts["Simulate all of it, with a report"]
     assert "--set disaggregation.decode.instances=4" in simulate
+    assert "router" not in simulate, "what is usual is not repeated"
     rows = list(csv.DictReader(io.StringIO(plan_csv(plan))))
     assert [row["replicas"] for row in rows] == ["3", ""]
     assert [(row["gpus_per_decode_instance"], row["decode_instances"]) for row in rows] == [
@@ -405,3 +406,17 @@ def test_there_are_no_half_gpus() -> None:
     assert figure is not None
     assert all(value == round(value) for value, _ in ticks(figure.x))
     assert "1 replica of 2 GPUs" in render_plan(plan)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"link": "ib-ndr", "prefill": {"router": "round-robin", "kv_role": "kv_both"}}, ["'disaggregation={}'"]),
+        ({"link": "ib-hdr", "streaming": "whole"}, ["disaggregation.link=ib-hdr"]),
+        ({"lanes": 4, "decode": {"tp": 2}}, ["disaggregation.lanes=4", "disaggregation.decode.tp=2"]),
+    ],
+)  # fmt: skip
+def test_of_a_disaggregation_only_what_is_unusual_is_said(part: dict[str, Any], said: list[str]) -> None:
+    line = simulated({"kind": "vllm"}, {"gpu": "l40s"}, disaggregation=part)
+    assert [f"--set {item}" in line for item in said] == [True] * len(said)
+    assert line.count("disaggregation") == len(said)

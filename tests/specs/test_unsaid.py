@@ -573,3 +573,15 @@ def test_a_context_that_no_file_gives_is_said_to_be_assumed(tmp_path: Path, engi
     assert f"engine.{option}=N" in warning
     asked = resolve_deployment(load_scenario(None, {**flags, f"engine.{option}": 4096})).warnings
     assert not any("are taken" in w for w in asked)
+
+
+@pytest.mark.parametrize("size", [None, 0])
+@pytest.mark.parametrize("listed", [True, False])
+def test_chunks_that_are_turned_off_leave_full_layers(size: int | None, listed: bool) -> None:
+    said = {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 4}
+    kinds = {"layer_types": ["chunked_attention", "full_attention"] * 2} if listed else {}
+    fields = {"model_type": "llama4_text", "attention_chunk_size": size, **said, **kinds}
+    model = import_config(fields, "c", name="m").model
+    assert {block.attention.kind for block in model.blocks.values()} == {"full"}
+    chunked = import_config({**fields, "attention_chunk_size": 512}, "c", name="m").model
+    assert {block.attention.kind for block in chunked.blocks.values()} == {"full", "chunked"}

@@ -1,7 +1,7 @@
 """``kvplan simulate``: replay traffic against a deployment."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -12,7 +12,9 @@ from kvplan.cli.options import FormatOption, OutputFormat
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
+    from kvplan.engine.recorder import RequestRow
     from kvplan.reporting.result import Result
+    from kvplan.scenario.rows import RowWriter
     from kvplan.scenario.schema import Scenario
 
 T = TypeVar("T")
@@ -167,7 +169,6 @@ class _Simulation:
         from kvplan.cli.interrupts import Interrupts
         from kvplan.cli.progress import Progress
         from kvplan.reporting.result import Result
-        from kvplan.scenario.rows import RowWriter
         from kvplan.scenario.run import Run
 
         run = Run(scenario, engine=engine)
@@ -176,20 +177,21 @@ class _Simulation:
 
             check_ladder(run)
         self.failure: KvplanError | OSError | None = None
-        files = ExitStack()
-        writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
-        log = files.enter_context(_naming(_open_log(decisions), decisions)) if decisions else None
+        files = _Files(rows, decisions)
         with Interrupts() as interrupts:
             # Closing a file writes what is left in its buffer and can fail as writing can.
             try:
                 with files, Progress(run.workload.expected, quiet=quiet) as progress:
                     run.execute(
-                        on_request=writer.write if writer else None,
-                        on_decision=_line_writer(log) if log else None,
+                        on_start=files.open,
+                        on_request=files.row if rows else None,
+                        on_decision=files.line if decisions else None,
                         on_progress=progress.update if progress.live else None,
                         held=interrupts.held,
                     )
             except (KvplanError, OSError) as exc:
+                if not files.opened:
+                    raise  # there is no run to tell of
                 self.failure = exc
                 run.interruption = run.interruption or str(exc)
             if ladder and run.interruption is None:
@@ -206,6 +208,38 @@ class _Simulation:
         self.result: Result = Result.model_validate(document)
 
 
+class _Files(ExitStack):
+    """What a run writes while it goes on: requests and decisions, each if asked for."""
+
+    def __init__(self, rows: str | None, decisions: str | None) -> None:
+        super().__init__()
+        self.opened = False
+        self._paths = rows, decisions
+        self._rows: RowWriter | None = None
+        self._log: IO[str] | None = None
+
+    def open(self) -> None:
+        """Begin the files: not before the engine has taken the scenario, for a refusal writes nothing."""
+        from kvplan.scenario.rows import RowWriter
+
+        rows, decisions = self._paths
+        if rows:
+            self._rows = self.enter_context(_naming(RowWriter(rows), rows))
+        if decisions:
+            self._log = self.enter_context(_naming(_open_log(decisions), decisions))
+        self.opened = True
+
+    def row(self, row: "RequestRow") -> None:
+        """Write one request."""
+        assert self._rows is not None
+        self._rows.write(row)
+
+    def line(self, line: str) -> None:
+        """Write one line of the log."""
+        assert self._log is not None
+        self._log.write(f"{line}\n")
+
+
 @contextmanager
 def _naming(opened: AbstractContextManager[T], path: str) -> Iterator[T]:
     """Say of which file an error of writing or closing is."""
@@ -219,13 +253,6 @@ def _naming(opened: AbstractContextManager[T], path: str) -> Iterator[T]:
 
 def _open_log(path: str) -> AbstractContextManager[IO[str]]:
     return nullcontext(sys.stdout) if path == "-" else open(path, "w", encoding="utf-8", newline="\n")
-
-
-def _line_writer(stream: IO[str]) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        stream.write(f"{line}\n")
-
-    return write
 
 
 def _write(result: "Result", output: str | None, html: str | None) -> None:

@@ -14,7 +14,7 @@ from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.indexers import sparse_regions
 from kvplan.specs.huggingface.overrides import kinds_of_blocks
-from kvplan.specs.huggingface.own_layers import own_kinds
+from kvplan.specs.huggingface.own_layers import no_chunks, own_kinds
 from kvplan.specs.huggingface.windows import (
     is_none,
     says_no_window,
@@ -136,6 +136,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.get("attention_chunk_size") is None and config.has("sliding_window"):
             kinds = ["sliding" if kind == "chunked" else kind for kind in kinds]  # Rnj
+        if no_chunks(config):
+            kinds = ["full" if kind == "chunked" else kind for kind in kinds]
         if config.data.get("use_sliding_window") is False or says_no_window(config):
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
         if config.model_type in families.LAST_LAYER_FULL:

@@ -50,7 +50,14 @@ def _dory(config: Config, layers: int) -> list[str]:
     return ["none" if index % 2 else mixers[index // 2 % 4] for index in range(layers)]
 
 
+def no_chunks(config: Config) -> bool:
+    """Whether a file turns local chunks off: its layers are full then, as in vLLM's class of Llama 4."""
+    return "attention_chunk_size" in config.data and config.get("attention_chunk_size") in (None, 0)
+
+
 def _llama4(config: Config, layers: int) -> list[str]:
+    if no_chunks(config):
+        return ["full"] * layers
     return ["chunked" if rotary else "full" for rotary in rotary_layers(config, layers)]
 
 
