@@ -65,7 +65,7 @@ def totals(engine: Engine) -> list[int]:
     if isinstance(engine, HostedStateReplica):
         states, copies = engine.index.host_states, engine.copies
         found += [states.stored, states.evicted, engine.index.evicted_states]
-        found += [copies.put.moved_states, copies.get.moved_states]
+        found += [copies.put.moved_beside, copies.get.moved_beside]
     elif isinstance(engine, DraftedHierarchicalReplica):
         found.append(engine.drafting.drafted.accepted_tokens)
     return found

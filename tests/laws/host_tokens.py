@@ -7,6 +7,7 @@ from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex, WritePolicy
 from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
 
 assert LOAD_BACK_TOKENS == 10
 
@@ -163,6 +164,13 @@ class HostTokens(HierarchicalIndex):
         for back, seen in enumerate(piece.path):
             seen.last_access = now - back * 1e-5
         return sum(len(seen.tokens) for seen in piece.path if seen.on_device), piece
+
+    def look(self, content: Content, limit: int) -> Found[Piece]:  # type: ignore[override]
+        held, last = self.match(content, limit)
+        return Found(held, self.last_on_device(last), last.end, last, last.end - held)
+
+    def found(self, last: Piece) -> int:  # type: ignore[override]
+        return last.end
 
     def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
         return self.enter(content, length, priority, counted)[0]

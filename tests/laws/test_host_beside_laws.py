@@ -182,7 +182,7 @@ def test_books_of_states_balance(
         recorder = Recorder(on_request=rows.append)
         engine = kind(config, CLOCK, recorder, rules, index)
         found.append((told(engine, recorder, case, rows), memory.stored, index.host_states.stored))
-        assert copies.get.moved_states == 2 * engine.hierarchical.loads
+        assert copies.get.moved_beside == 2 * engine.hierarchical.loads
         for row in rows:
             assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
     assert found[0] == found[1]

@@ -17,15 +17,15 @@ class Parcel(NamedTuple):
 
     Attributes:
         tokens: whole pages.
-        states: recurrent states.
+        beside: units of the pool beside that of tokens: recurrent states, or pages of windows.
     """
 
     tokens: int
-    states: int = 0
+    beside: int = 0
 
     def with_(self, other: Parcel) -> Parcel:
         """Both together."""
-        return Parcel(self.tokens + other.tokens, self.states + other.states)
+        return Parcel(self.tokens + other.tokens, self.beside + other.beside)
 
 
 NOTHING = Parcel(0)
@@ -37,32 +37,32 @@ class GatheredLine(Line):
     Args:
         name, carrier: as of ``Line``.
         page_bytes: bytes of a page; its blocks are pages.
-        state_bytes: bytes of a recurrent state.
+        beside_bytes: bytes of a unit of what lies beside tokens.
 
     Attributes:
-        moved_states: states that it carried.
+        moved_beside: units of that which it carried.
     """
 
-    __slots__ = ("moved_states", "state_bytes")
+    __slots__ = ("beside_bytes", "moved_beside")
 
-    def __init__(self, name: str, carrier: Carrier, page_bytes: int, state_bytes: int = 0) -> None:
+    def __init__(self, name: str, carrier: Carrier, page_bytes: int, beside_bytes: int = 0) -> None:
         super().__init__(name, carrier, page_bytes, page_bytes)
-        self.state_bytes = state_bytes
-        self.moved_states = 0
+        self.beside_bytes = beside_bytes
+        self.moved_beside = 0
 
-    def gather(self, now: float, pages: int, states: int) -> float:
+    def gather(self, now: float, pages: int, beside: int) -> float:
         """Ask for a transfer; returns when it has arrived."""
-        if not pages and not states:
+        if not pages and not beside:
             return now
         self.moved_blocks += pages
-        self.moved_states += states
-        size = pages * self.device_bytes + states * self.state_bytes
+        self.moved_beside += beside
+        size = pages * self.device_bytes + beside * self.beside_bytes
         return self.carry(now, self.carrier.seconds(size, 1))
 
     @property
     def moved_bytes(self) -> int:
         """Bytes that travelled."""
-        return super().moved_bytes + self.moved_states * self.state_bytes
+        return super().moved_bytes + self.moved_beside * self.beside_bytes
 
 
 class Copies:
@@ -131,7 +131,7 @@ class Copies:
             self._reading_parcel = NOTHING
 
     def _send(self, line: GatheredLine, parcel: Parcel) -> float:
-        return line.gather(max(self.now, self.fence), parcel.tokens // self.page_size, parcel.states)
+        return line.gather(max(self.now, self.fence), parcel.tokens // self.page_size, parcel.beside)
 
     @property
     def next_s(self) -> float:

@@ -15,6 +15,8 @@ from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.hicache.tree import HostedTree
 from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
+from kvplan.engine.sglang.prefix_radix import RadixNode
 
 WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
 """``--hicache-write-policy``."""
@@ -58,16 +60,37 @@ class HierarchicalIndex(HostedTree):
     # -- looking ----------------------------------------------------------------------------------------
 
     def match(self, content: Content, limit: int) -> tuple[int, HostedNode]:
-        """Leading tokens that are on the device, and the node with which the match ends: it may be only in
-        the host."""
-        node, resident = self.root, 0
+        """Leading tokens on the device that can be used, and the node with which those end that can be once
+        everything is there: it may be only in the host."""
+        found = self.look(content, limit)
+        return found.hit, found.last
+
+    def look(self, content: Content, limit: int) -> Found[HostedNode]:
+        """Longest prefix of at most ``limit`` tokens that is kept anywhere; it becomes recently used."""
+        last = anchor = self.root
         if limit < self.page_size:
-            return 0, node
-        for node in cast("Iterator[HostedNode]", self._passed(content, limit)):
-            if node.on_device:
-                resident = node.end
-        self._found(node)
-        return resident, node
+            return Found(0, anchor, 0, last)
+        for last in cast("Iterator[HostedNode]", self._passed(content, limit)):
+            if last.on_device:
+                anchor = last
+        self._found(last)
+        return Found(anchor.end, anchor, last.end, last, self._below(last, anchor))
+
+    def found(self, last: RadixNode) -> int:
+        """As the base class; what is on the device behind the last that can be used there counts if the host
+        has it."""
+        anchor = self.last_on_device(last)
+        return anchor.end + self._below(cast(HostedNode, last), anchor)
+
+    @staticmethod
+    def _below(last: HostedNode, anchor: HostedNode) -> int:
+        tokens = 0
+        while last is not anchor:
+            if last.on_host:
+                tokens += last.tokens
+            assert last.parent is not None
+            last = last.parent
+        return tokens
 
     # -- inserting --------------------------------------------------------------------------------------
 
@@ -212,6 +235,29 @@ class HierarchicalIndex(HostedTree):
         del parent.children[node.key]
         self._place(parent)
 
+    @staticmethod
+    def lacking(last: HostedNode) -> int:
+        """Tokens on the path to a node that are only in the host."""
+        tokens = 0
+        while not last.on_device:
+            tokens += last.tokens
+            assert last.parent is not None
+            last = last.parent
+        return tokens
+
+    def pin(self, node: HostedNode) -> None:
+        """A load will read what the host has at the end of a node: its tokens' copy stays there with it."""
+        node.pinned += 1
+        node.pinned_from = node.start
+
+    def unpin(self, node: HostedNode) -> None:
+        """Undo ``pin``; the node may have been cut since."""
+        start, node.pinned_from = node.pinned_from, -1
+        piece: HostedNode | None = node
+        while piece is not None and piece.start >= start and piece.parent is not None:
+            piece.pinned -= 1
+            piece = piece.parent
+
     def load(self, last: HostedNode) -> int:
         """Bring back the path to a node that is only in the host; returns its tokens.
 
@@ -229,9 +275,12 @@ class HierarchicalIndex(HostedTree):
             if self.duplicates is not None:
                 node.loading = last
         tokens = sum(node.tokens for node in path)
-        self.lock(last)
+        self._hold_for_load(last)
         self.copies.read(last, self._loaded_with(last, tokens))
         return tokens
+
+    def _hold_for_load(self, last: HostedNode) -> None:
+        self.lock(last)
 
     def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
         """What travels with a load of so many tokens."""
@@ -248,9 +297,12 @@ class HierarchicalIndex(HostedTree):
             for last in copies.loads.popleft()[1]:
                 self._loaded(last)
 
+    def _let_go_of_load(self, last: HostedNode) -> None:
+        self.unlock(last)
+
     def _loaded(self, last: HostedNode) -> None:
         """A load has arrived on the device."""
-        self.unlock(last)
+        self._let_go_of_load(last)
         duplicates = self.duplicates
         node: HostedNode | None = None if duplicates is None else last
         while node is not None:

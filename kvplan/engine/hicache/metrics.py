@@ -36,11 +36,11 @@ def state_metrics(replica: HostedStateReplica) -> list[Metric]:
     states, copies = replica.index.host_states, replica.copies
     return [
         Metric("host_capacity_states", states.capacity, "states", "recurrent states the host holds"),
-        Metric("host_state_bytes", copies.put.state_bytes, "bytes", "bytes of one"),
+        Metric("host_state_bytes", copies.put.beside_bytes, "bytes", "bytes of one"),
         Metric("host_peak_states", states.peak, "states", "most in use"),
         Metric("host_stored_states", states.stored, "states", "that were put in"),
         Metric("host_evicted_states", states.evicted, "states", "that went for want of room"),
-        Metric("loaded_states", copies.get.moved_states, "states", "that came back, twice for each load"),
+        Metric("loaded_states", copies.get.moved_beside, "states", "that came back, twice for each load"),
     ]
 
 

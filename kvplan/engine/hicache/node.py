@@ -7,7 +7,7 @@ from kvplan.engine.sglang.prefix_radix import RadixNode
 
 MIXED_IN: tuple[str, ...] = ()
 """Slots of a class that is mixed into others: none, as only one base of a class may have some."""
-HOST_MARKS = ("loading", "on_device", "on_host", "pinned", "resident")
+HOST_MARKS = ("loading", "on_device", "on_host", "pinned", "pinned_from", "resident")
 """Attributes of a ``HostedNode``, for the classes that mix it in."""
 
 
@@ -24,7 +24,9 @@ class HostedNode(RadixNode):
     Attributes:
         on_device, on_host: where its tokens are; the root is on the device.
         resident: children on the device.
-        pinned: whether its tokens' copy in the host stays, as something goes with it that a load reads.
+        pinned: how many loads read something that goes with its tokens' copy in the host, which stays.
+        pinned_from: where the tokens begin that are pinned with what a load reads at this node's end; -1:
+            none does.
         loading: under ``write_back``, the last node of a load under way that reads this one's copy.
     """
 
@@ -35,7 +37,8 @@ class HostedNode(RadixNode):
     loading: HostedNode | None
     on_device: bool
     on_host: bool
-    pinned: bool
+    pinned: int
+    pinned_from: int
     resident: int
 
     def __init__(
@@ -43,8 +46,9 @@ class HostedNode(RadixNode):
     ) -> None:
         super().__init__(content, start, end, parent, key, now)
         self.on_device = True
-        self.on_host = self.pinned = False
-        self.resident = 0
+        self.on_host = False
+        self.pinned = self.resident = 0
+        self.pinned_from = -1
         self.loading = None
 
     @property

@@ -7,6 +7,7 @@ from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex
 from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
@@ -60,40 +61,73 @@ class HierarchicalScheduler(SglangScheduler):
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """As the base class, with what the host has of the request."""
-        index, tokens = self.index, request.tokens
-        answer = request.max_new_tokens - request.outputs
-        held, last = index.match(request.content, self.pool.known(tokens - 1))
-        node, cached = index.last_on_device(last), last.end
-        index.lock(node)
+        tokens = request.tokens
+        found = self.index.look(request.content, self.pool.known(tokens - 1))
+        held, node, last = found.hit, found.node, found.last
+        cached = held + found.below
+        self._begin(request, found)
         request.missing = tokens - held
-        extend = budget.extend(tokens, held, cached, answer, extends)
-        if not isinstance(extend, Verdict) and cached > held:
-            if self._load(last, cached - held):
-                index.unlock(node)
-                index.lock(last)
+        extend = self._extend(request, found, cached, budget, extends)
+        if not isinstance(extend, Verdict) and last is not node:
+            if self._bring(request, found):
+                self._leave(request, node)
+                self._hold(request, last)
                 node = last
-            else:
+                # What was on the device behind the last that could be used there comes for nothing.
+                extend = min(extend, tokens - last.end)
+                cached = last.end
+            elif found.below:
                 cached = held
-                extend = budget.extend(tokens, held, held, answer, extends)
+                extend = self._extend(request, found, held, budget, extends)
         if isinstance(extend, Verdict):
-            index.unlock(node)
+            self._turn_away(request, node)
             return extend
-        if request.cached_tokens < 0:
-            self._count(request, held, cached)
+        self._admit(request, found, cached, extend)
         return self._take_in(request, node, cached, extend, budget, extends)
 
-    def _count(self, request: SglangRequest, held: int, cached: int) -> None:
-        """Write down what a request has found when it is let in first."""
-        request.cached_tokens = cached
-        self.queried_tokens += request.tokens
-        self.hit_tokens += held
-        self.host_tokens += cached - held
-        self.cached_tokens += cached
+    def _begin(self, request: SglangRequest, found: Found[HostedNode]) -> None:
+        """A request that is looked at holds what it has found on the device."""
+        self._hold(request, found.node)
 
-    def _load(self, last: HostedNode, tokens: int) -> bool:
-        """Bring back what a request found in the host, if it is long enough and there is room
-        (``init_load_back``); whether it was."""
-        index, pool = self.index, self.pool
+    def _turn_away(self, request: SglangRequest, node: HostedNode) -> None:
+        """It is not let in."""
+        self._leave(request, node)
+
+    def _hold(self, request: SglangRequest, node: HostedNode) -> None:
+        self.index.lock(node)
+
+    def _leave(self, request: SglangRequest, node: HostedNode) -> None:
+        self.index.unlock(node)
+
+    def _extend(
+        self, request: SglangRequest, found: Found[HostedNode], cached: int, budget: PrefillBudget,
+        extends: list[SglangRequest],
+    ) -> int | Verdict:  # fmt: skip
+        """Tokens the batch would compute of a request if ``cached`` need not be."""
+        answer = request.max_new_tokens - request.outputs
+        return budget.extend(request.tokens, found.hit, cached, answer, extends)
+
+    def _admit(self, request: SglangRequest, found: Found[HostedNode], cached: int, extend: int) -> None:
+        """Write down what a request has found that is let in, if it is the first time."""
+        if request.cached_tokens < 0:
+            request.cached_tokens = cached
+            self.queried_tokens += request.tokens
+            self.hit_tokens += found.hit
+            self.host_tokens += cached - found.hit
+            self.cached_tokens += cached
+
+    def _bring(self, request: SglangRequest, found: Found[HostedNode]) -> bool:
+        """Bring back what a request found in the host, if that may be loaded; whether it was."""
+        loaded = self._load(request, found)
+        if loaded:
+            self.loads += 1
+        else:
+            self.refused += 1
+        return loaded
+
+    def _load(self, request: SglangRequest, found: Found[HostedNode]) -> bool:
+        """``init_load_back``: if it is long enough and there is room."""
+        index, pool, last, tokens = self.index, self.pool, found.last, found.below
         loaded = False
         if tokens >= LOAD_BACK_TOKENS:
             # Making room may push others out of the host.
@@ -104,10 +138,6 @@ class HierarchicalScheduler(SglangScheduler):
                 pool.free -= index.load(last)
                 pool.allocated += tokens
             index.unlock(last)
-        if loaded:
-            self.loads += 1
-        else:
-            self.refused += 1
         return loaded
 
     def _allocate_extend(self, plan: SglangPlan) -> None:

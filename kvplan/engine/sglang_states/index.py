@@ -8,31 +8,14 @@ own, least recently used first, in which only the state a match ends with counts
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import cast
 
 from kvplan.engine.content import Content
 from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_states.node import StateNode
 from kvplan.engine.sglang_states.queue import StateQueue
-
-
-class Found(NamedTuple):
-    """What a look has found.
-
-    Attributes:
-        hit: leading tokens up to the deepest state.
-        node: where that state is; the root, if nowhere.
-        passed: leading tokens that agree, with a state behind them or not.
-        last: where the deepest state is that is kept anywhere; ``node``, unless below the device.
-        below: tokens between the two that count as found below the device.
-    """
-
-    hit: int
-    node: StateNode
-    passed: int
-    last: StateNode
-    below: int = 0
 
 
 class StateIndex(RadixIndex):
@@ -56,7 +39,7 @@ class StateIndex(RadixIndex):
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    def look(self, content: Content, limit: int) -> Found:
+    def look(self, content: Content, limit: int) -> Found[StateNode]:
         """Longest prefix of at most ``limit`` tokens with a state at its end.
 
         Not a pure look-up: it and its state become recently used, and a node is split where the tokens cease

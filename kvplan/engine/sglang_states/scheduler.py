@@ -6,10 +6,11 @@ from typing import cast
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
-from kvplan.engine.sglang_states.index import Found
+from kvplan.engine.sglang_states.node import StateNode
 from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.request import StateRequest
 
@@ -46,7 +47,7 @@ class StateScheduler(SglangScheduler):
         request = cast(StateRequest, request)
         pool, tokens = self.pool, request.tokens
         index = pool.index
-        found = Found(0, index.root, 0, index.root)
+        found: Found[StateNode] = Found(0, index.root, 0, index.root)
         if pool.caching:
             found = index.look(request.content, tokens - 1)
         hit, node, passed = found.hit, found.node, found.passed

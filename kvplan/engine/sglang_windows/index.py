@@ -15,18 +15,11 @@ from typing import NamedTuple, cast
 
 from kvplan.engine.content import Content
 from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_windows.node import WindowNode
 from kvplan.engine.sglang_windows.recency import WindowQueue
 from kvplan.engine.sglang_windows.windows import SlidingWindows
-
-
-class Match(NamedTuple):
-    """Tokens that may be used, the node they end with, and tokens that only full attention still has."""
-
-    usable: int
-    node: WindowNode
-    in_full: int
 
 
 class Inserted(NamedTuple):
@@ -57,8 +50,12 @@ class WindowIndex(RadixIndex):
 
     def __init__(self, page_size: int, policy: EvictionPolicy, windows: SlidingWindows) -> None:
         super().__init__(page_size, policy)
+        self.begin(windows)
+
+    def begin(self, windows: SlidingWindows) -> None:
+        """Have layers look back as far as that; nothing is cached yet."""
         self.span = windows.span
-        self.kept = windows.kept(page_size)
+        self.kept = windows.kept(self.page_size)
         self.evictable_windows = self.held_windows = self.evicted_windows = 0
         self._recency = WindowQueue()
         self._uses = 0
@@ -68,13 +65,13 @@ class WindowIndex(RadixIndex):
     def match(self, content: Content, limit: int) -> tuple[int, WindowNode]:
         """See ``RadixTree.match``."""
         found = self.look(content, limit)
-        return found.usable, found.node
+        return found.hit, found.node
 
-    def look(self, content: Content, limit: int) -> Match:
+    def look(self, content: Content, limit: int) -> Found[WindowNode]:
         """As ``match``, and how far the prefix goes on without a window."""
         span, usable = self.span, self.root
         if limit < self.page_size:
-            return Match(0, usable, 0)
+            return Found(0, usable, 0, usable)
         # Whole prefixes have all the windows there ever were.
         in_row = span
         depth = 0
@@ -85,7 +82,7 @@ class WindowIndex(RadixIndex):
                 usable = node
         self._use_windows(usable)
         self._found(usable)
-        return Match(usable.end, usable, depth)
+        return Found(usable.end, usable, depth, usable)
 
     def cached(self, content: Content, limit: int) -> int:
         """See ``RadixIndex.cached``."""
@@ -138,7 +135,7 @@ class WindowIndex(RadixIndex):
             if node.priority < priority:
                 node.priority = priority
             if agreed > owned:
-                freed += agreed - depth
+                freed += self._renew(node)
                 alive = max(depth, live)
                 if alive < agreed:
                     if node.has_window:
@@ -149,25 +146,39 @@ class WindowIndex(RadixIndex):
                             self._split(node, alive)
                         self._give_window(node)
             depth = agreed
-            if depth > counted:
-                node.hit_count += 1
-            if node.ticket:
-                self.leaves.put(node)
+            self._visit(node, depth > counted)
         if depth < length:
             node = self._add_leaf(node, content, depth, length, priority, live)
-        self._use_windows(node)
+            self._use_windows(node)
+            self._visit(node, length > counted)
+        else:
+            self._use_windows(node)
+            self._complete(node)
         return Inserted(node, freed, freed_windows)
+
+    def _renew(self, node: WindowNode) -> int:
+        """An insertion brings a node's tokens again; how many of them were there and are freed."""
+        return node.tokens
+
+    def _visit(self, node: WindowNode, counts: bool) -> None:
+        """An insertion has reached a node; whether it ``counts`` for it."""
+        if counts:
+            node.hit_count += 1
+        if node.ticket:
+            self.leaves.put(node)
+
+    def _complete(self, node: WindowNode) -> None:
+        """An insertion ends with a node that was there."""
 
     def _add_leaf(
         self, parent: WindowNode, content: Content, start: int, end: int, priority: int, live: int
     ) -> WindowNode:
         """New tokens below ``parent``: without windows up to ``live``, and cut where a window begins."""
         key = content.block_key(start, self.page_size)
-        leaf = WindowNode(content, start, end, parent, key, self._tick())
+        leaf = self.node_class(content, start, end, parent, key, self._tick())
         leaf.priority = priority
         parent.children[key] = leaf
-        self.evictable += end - start
-        self.leaves.discard(parent)
+        self._attach(leaf, parent)
         alive = max(start, live)
         if alive < end:
             if alive > start:
@@ -176,10 +187,13 @@ class WindowIndex(RadixIndex):
                 # Who holds it holds one window in the pool, not all of it.
                 self._give_window(self._split(leaf, end - self.kept))
             self._give_window(leaf)
-        # What was cut off counts as inserted by nobody.
-        leaf.hit_count = 1
-        self.leaves.put(leaf)
         return leaf
+
+    def _attach(self, leaf: WindowNode, parent: WindowNode) -> None:
+        """New tokens hang below ``parent``."""
+        self.evictable += leaf.tokens
+        self.leaves.discard(parent)
+        self.leaves.put(leaf)
 
     def _give_window(self, node: WindowNode) -> None:
         """A node gets windows, which are the most recent ones."""
@@ -232,10 +246,9 @@ class WindowIndex(RadixIndex):
                 break
             assert isinstance(leaf, WindowNode)
             if leaf.has_window:
-                self._recency.discard(leaf)
                 freed_windows += leaf.tokens
             freed += leaf.tokens
-            self._cut_off(leaf)
+            self._evict_leaf(leaf)
         while freed_windows < windows:
             node = self._recency.pop()
             if node is None:
@@ -244,14 +257,25 @@ class WindowIndex(RadixIndex):
             if node.ticket:
                 self.leaves.discard(node)
                 freed += node.tokens
-                self._cut_off(node)
+                self._evict_leaf(node)
             else:
-                node.has_window = False
-        self.evictable -= freed
-        self.evicted += freed
-        self.evictable_windows -= freed_windows
-        self.evicted_windows += freed_windows
+                self._evict_window(node)
         return freed, freed_windows
+
+    def _evict_leaf(self, leaf: WindowNode) -> None:
+        """A leaf goes, with its window."""
+        self.evictable -= leaf.tokens
+        self.evicted += leaf.tokens
+        if leaf.has_window:
+            self._evict_window(leaf)
+        self._cut_off(leaf)
+
+    def _evict_window(self, node: WindowNode) -> None:
+        """A window nobody holds goes."""
+        self._recency.discard(node)
+        node.has_window = False
+        self.evictable_windows -= node.tokens
+        self.evicted_windows += node.tokens
 
     def _split(self, child: WindowNode, position: int) -> WindowNode:  # type: ignore[override]
         """See ``RadixIndex._split``; windows are cut with their node."""

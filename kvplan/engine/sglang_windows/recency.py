@@ -13,13 +13,17 @@ from kvplan.engine.sglang_windows.node import WindowNode
 
 
 class WindowQueue:
-    """A heap with lazy deletion: an entry counts only while its node carries the entry's ticket."""
+    """A heap with lazy deletion: an entry counts only while its node carries the entry's ticket.
+
+    Args:
+        first_ticket: where two queues share a tree, their tickets must differ.
+    """
 
     __slots__ = ("_count", "_heap", "_tickets")
 
-    def __init__(self) -> None:
+    def __init__(self, first_ticket: int = 0) -> None:
         self._heap: list[tuple[int, int, int, WindowNode]] = []
-        self._tickets = 0
+        self._tickets = first_ticket
         self._count = 0
 
     def put(self, node: WindowNode) -> None:

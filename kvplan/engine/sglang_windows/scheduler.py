@@ -11,13 +11,14 @@ from typing import cast
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.engine.sglang_windows.batch import WindowBatch
 from kvplan.engine.sglang_windows.budget import WindowBudget
 from kvplan.engine.sglang_windows.errors import ForgottenPrefill
-from kvplan.engine.sglang_windows.index import Match
+from kvplan.engine.sglang_windows.node import WindowNode
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.request import WindowRequest
 
@@ -58,10 +59,10 @@ class WindowScheduler(SglangScheduler):
         request = cast(WindowRequest, request)
         pool, tokens = self.pool, request.tokens
         cache = pool.cache
-        found = (
-            cache.look(request.content, pool.known(tokens - 1)) if pool.caching else Match(0, cache.root, 0)
-        )
-        hit, node = found.usable, found.node
+        found: Found[WindowNode] = Found(0, cache.root, 0, cache.root)
+        if pool.caching:
+            found = cache.look(request.content, pool.known(tokens - 1))
+        hit, node, passed = found.hit, found.node, found.passed
         held_from = cache.hold(node)
         request.missing = tokens - hit
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
@@ -71,14 +72,14 @@ class WindowScheduler(SglangScheduler):
         if self.chunked is not None and hit + extend < tokens:
             raise ForgottenPrefill(self.chunked.request.id, request.request.id)
         request.held_from = held_from
-        request.branch = found.in_full if found.in_full > hit else 0
+        request.branch = passed if passed > hit else 0
         if request.cached_tokens < 0:
             request.cached_tokens = hit
             self.queried_tokens += tokens
             self.hit_tokens += hit
             if request.branch:
                 self.missed += 1
-                self.missed_tokens += found.in_full - hit
+                self.missed_tokens += passed - hit
         return self._take_in(request, node, hit, extend, budget, extends)
 
     def _allocate_extend(self, plan: SglangPlan) -> None:

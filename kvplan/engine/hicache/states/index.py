@@ -13,8 +13,9 @@ from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.hicache.states.memory import HostStates
 from kvplan.engine.hicache.states.node import HostedStateNode
 from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
 from kvplan.engine.sglang.prefix_radix import RadixNode
-from kvplan.engine.sglang_states.index import Found, StateIndex
+from kvplan.engine.sglang_states.index import StateIndex
 from kvplan.engine.sglang_states.node import StateNode
 
 
@@ -43,7 +44,11 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    def look(self, content: Content, limit: int) -> Found:
+    def match(self, content: Content, limit: int) -> tuple[int, HostedStateNode]:
+        """See ``HierarchicalIndex.match``; of prefixes with a state at their end."""
+        return cast("tuple[int, HostedStateNode]", HierarchicalIndex.match(self, content, limit))
+
+    def look(self, content: Content, limit: int) -> Found[HostedStateNode]:
         """See ``StateIndex.look``; the longest prefix that is kept anywhere becomes recently used."""
         last = anchor = self.root
         if limit < self.page_size:
@@ -59,11 +64,6 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         self._found(last)
         return Found(anchor.end, anchor, depth, last, self._below(last, anchor))
 
-    def match(self, content: Content, limit: int) -> tuple[int, HostedStateNode]:
-        """See ``HierarchicalIndex.match``; of prefixes with a state at their end."""
-        found = self.look(content, limit)
-        return found.hit, cast(HostedStateNode, found.last)
-
     def last_on_device(self, node: RadixNode) -> HostedStateNode:
         """As the base class: the last one with a state there."""
         assert isinstance(node, HostedStateNode)
@@ -71,21 +71,6 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
             assert node.parent is not None
             node = node.parent
         return node
-
-    def found(self, last: RadixNode) -> int:
-        """As the base class; what is on the device behind the last state there counts if the host has it."""
-        anchor = self.last_on_device(last)
-        return anchor.end + self._below(cast(HostedStateNode, last), anchor)
-
-    @staticmethod
-    def _below(last: HostedStateNode, anchor: HostedStateNode) -> int:
-        tokens = 0
-        while last is not anchor:
-            if last.on_host:
-                tokens += last.tokens
-            assert last.parent is not None
-            last = last.parent
-        return tokens
 
     def cached(self, content: Content, limit: int) -> int:
         """As the base class; of prefixes with a state at their end, on the device or in the host."""
@@ -134,20 +119,17 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         if not node.state_lock and node.state and node.parent is not None:
             self.unheld_states.put(node)
 
-    def pin(self, node: HostedStateNode) -> None:
-        """A load will read the host's copy of a state: it stays there, with its node's tokens."""
-        self.host_states.leave(node)
-        node.pinned, node.pinned_from = True, node.start
+    def pin(self, node: HostedNode) -> None:
+        """As the base class, with the state."""
+        self.host_states.leave(cast(HostedStateNode, node))
+        super().pin(node)
 
-    def unpin(self, node: HostedStateNode) -> None:
-        """Undo ``pin``; the node may have been cut since."""
-        start, node.pinned_from = node.pinned_from, -1
+    def unpin(self, node: HostedNode) -> None:
+        """As the base class."""
+        assert isinstance(node, HostedStateNode)
+        super().unpin(node)
         if node.state_on_host and not node.state:
             self.host_states.enter(node)
-        piece: HostedStateNode | None = node
-        while piece is not None and piece.start >= start and piece.parent is not None:
-            piece.pinned = False
-            piece = piece.parent
 
     # -- the host ---------------------------------------------------------------------------------------
 

@@ -14,11 +14,10 @@ class HostedStateNode(HostedNode, StateNode):
 
     Attributes:
         state_on_host: whether the host has the state.
-        pinned_from: where the tokens begin that are pinned with its state, which a load reads; -1: none does.
         writing: the node with whose copy to the host this one's is under way.
     """
 
-    __slots__ = (*HOST_MARKS, "pinned_from", "state_on_host", "writing")
+    __slots__ = (*HOST_MARKS, "state_on_host", "writing")
 
     children: dict[BlockKey, HostedStateNode]  # type: ignore[assignment]
     parent: HostedStateNode | None
@@ -29,5 +28,4 @@ class HostedStateNode(HostedNode, StateNode):
         assert parent is None or isinstance(parent, HostedStateNode)
         super().__init__(content, start, end, parent, key, now)
         self.state_on_host = False
-        self.pinned_from = -1
         self.writing: HostedStateNode | None = None
