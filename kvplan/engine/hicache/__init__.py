@@ -28,10 +28,11 @@ Times (each direction of the link is a queue):
   step that follows it takes at least as long as the load (its last layer's own time left out).
 - The scheduler looks whether copies have arrived once per step, when it makes a batch.
 
-Recurrent states below the same tree: ``states``; drafts: ``speculation.sglang.hicache``.
+Recurrent states below the same tree: ``states``, sliding windows: ``windows``; drafts:
+``speculation.sglang.hicache``.
 
-Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, pools of sliding
-windows, several ranks that disagree about what has arrived. Where nothing runs and nothing fits
+Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, several ranks that
+disagree about what has arrived. Where nothing runs and nothing fits
 until a copy has arrived, SGLang polls, and refreshes the queue's prefixes every 32 polls; here it looks when
 that happens.
 """

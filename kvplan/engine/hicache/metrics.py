@@ -13,6 +13,7 @@ from kvplan.engine.tiers.metrics import cached, link
 if TYPE_CHECKING:
     from kvplan.engine.hicache.replica import HierarchicalReplica
     from kvplan.engine.hicache.states.replica import HostedStateReplica
+    from kvplan.engine.hicache.windows.replica import HostedWindowReplica
 
 
 def metrics(replica: HierarchicalReplica) -> list[Metric]:
@@ -42,6 +43,25 @@ def state_metrics(replica: HostedStateReplica) -> list[Metric]:
         Metric("host_evicted_states", states.evicted, "states", "that went for want of room"),
         Metric("loaded_states", copies.get.moved_beside, "states", "that came back, twice for each load"),
     ]
+
+
+def window_metrics(replica: HostedWindowReplica) -> list[Metric]:
+    """What the same section tells of windows."""
+    windows, copies, page = replica.index.host_windows, replica.copies, replica.config.page_size
+    return [
+        Metric(
+            "host_capacity_window_blocks", windows.capacity // page, "blocks",
+            "pages that the host's pool for windows holds",
+        ),
+        Metric("host_window_block_bytes", copies.put.beside_bytes, "bytes", "bytes of one of them"),
+        Metric("host_peak_window_blocks", windows.peak // page, "blocks", "most of them in use"),
+        Metric("host_stored_window_blocks", windows.stored // page, "blocks", "of them that were put in"),
+        Metric(
+            "host_evicted_window_blocks", windows.evicted // page, "blocks",
+            "of them that went for want of room",
+        ),
+        Metric("loaded_window_blocks", copies.get.moved_beside, "blocks", "of them that came back"),
+    ]  # fmt: skip
 
 
 def _hits(replica: HierarchicalReplica) -> list[Metric]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvplan.engine.sglang_states.rules import StateRules
     from kvplan.engine.sglang_states.strategy import RecurrentStates
     from kvplan.engine.sglang_windows.strategy import WindowPools
+    from kvplan.engine.sglang_windows.windows import SlidingWindows
     from kvplan.engine.speculation.strategy import Speculation
 
 
@@ -32,8 +33,9 @@ class HierarchicalCache:
         pages: what the host's pool holds.
         put, get: how long copies to the host and from it take, alone on the link.
         write: ``--hicache-write-policy``.
-        state_bytes, host_states: bytes of a recurrent state, and how many the host's other pool holds.
-        states: of a model that has them.
+        beside_bytes, host_beside: bytes of a unit of what lies beside tokens, a recurrent state or a page of
+            windows, and how many of them the host's other pool holds.
+        states, windows: of a model that has them.
         drafts: of an engine that drafts; its pages have what the drafter keeps, too.
     """
 
@@ -43,9 +45,10 @@ class HierarchicalCache:
     put: Carrier
     get: Carrier
     write: WritePolicy = "write_through"
-    state_bytes: int = 0
-    host_states: int = 0
+    beside_bytes: int = 0
+    host_beside: int = 0
     states: StateRules | None = None
+    windows: SlidingWindows | None = None
     drafts: Speculation | None = None
 
     def __post_init__(self) -> None:
@@ -63,25 +66,18 @@ class HierarchicalCache:
         return "tiers"
 
     def with_drafts(self, drafts: Speculation) -> HierarchicalCache:
-        """The same on an engine that drafts.
-
-        Raises:
-            UsageError: its model has a pool for windows.
-        """
-        if drafts.windows is not None:
-            raise _no_windows()
-        return replace(self, drafts=drafts, states=drafts.states or self.states)
+        """The same on an engine that drafts."""
+        return replace(
+            self, drafts=drafts, states=drafts.states or self.states, windows=drafts.windows or self.windows
+        )
 
     def with_pool(self, pool: RecurrentStates | WindowPools) -> HierarchicalCache:
-        """The same for a model with recurrent layers.
-
-        Raises:
-            UsageError: it has windows.
-        """
-        rules = getattr(pool, "rules", None)
-        if rules is None:
-            raise _no_windows()
-        return replace(self, states=rules)
+        """The same for a model with recurrent layers, or with windows that have a pool of their own."""
+        return replace(
+            self,
+            states=getattr(pool, "rules", self.states),
+            windows=getattr(pool, "windows", self.windows),
+        )
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> HierarchicalReplica:
         """Not below vLLM.
@@ -99,19 +95,21 @@ class HierarchicalCache:
         """One replica above its own host memory.
 
         Raises:
-            UsageError: the engine has no radix cache, or the classic one; see ``StateRules.check`` and
-                ``Speculation.check_states``.
+            UsageError: the engine has no radix cache, or the classic one; see ``StateRules.check``,
+                ``SlidingWindows.check`` and ``Speculation.check_states``.
         """
         self.check(config)
         size = config.page_size
         copies = Copies(
-            GatheredLine("to_host", self.put, self.page_bytes, self.state_bytes),
-            GatheredLine("from_host", self.get, self.page_bytes, self.state_bytes),
+            GatheredLine("to_host", self.put, self.page_bytes, self.beside_bytes),
+            GatheredLine("from_host", self.get, self.page_bytes, self.beside_bytes),
             size,
         )
         host, drafts = HostMemory(self.pages * size), self.drafts
         if self.states is not None:
             return self._with_states(self.states, config, latency, recorder, host, copies)
+        if self.windows is not None:
+            return self._with_windows(self.windows, config, latency, recorder, host, copies)
         index = HierarchicalIndex(size, config.leaf_key, self.write, host, copies)
         if drafts is None:
             return HierarchicalReplica(config, latency, recorder, index)
@@ -132,7 +130,7 @@ class HierarchicalCache:
 
         states.check(config)
         index = HostedStateIndex(
-            config.page_size, config.leaf_key, self.write, host, copies, HostStates(self.host_states)
+            config.page_size, config.leaf_key, self.write, host, copies, HostStates(self.host_beside)
         )
         drafts = self.drafts
         if drafts is None:
@@ -143,6 +141,27 @@ class HierarchicalCache:
         return DraftedHostedStateReplica(
             drafts.unmixed(config), latency, recorder, rules=drafts.rules, acceptance=drafts.acceptance,
             states=states, index=index,
+        )  # fmt: skip
+
+    def _with_windows(
+        self, windows: SlidingWindows, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
+        host: HostMemory, copies: Copies,
+    ) -> HierarchicalReplica:  # fmt: skip
+        from kvplan.engine.hicache.windows.index import HostedWindowIndex
+        from kvplan.engine.hicache.windows.memory import HostWindows
+        from kvplan.engine.hicache.windows.replica import HostedWindowReplica
+
+        windows.check(config)
+        size, memory = config.page_size, HostWindows(self.host_beside * config.page_size)
+        index = HostedWindowIndex(size, config.leaf_key, self.write, host, copies, memory, windows)
+        drafts = self.drafts
+        if drafts is None:
+            return HostedWindowReplica(config, latency, recorder, windows, index)
+        from kvplan.engine.speculation.sglang.hicache_windows import DraftedHostedWindowReplica
+
+        return DraftedHostedWindowReplica(
+            drafts.unmixed(config), latency, recorder, rules=drafts.rules, acceptance=drafts.acceptance,
+            windows=windows, index=index,
         )  # fmt: skip
 
     @staticmethod
@@ -165,11 +184,3 @@ class HierarchicalCache:
                 where="tiers",
                 hint="leave the tree at unified",
             )
-
-
-def _no_windows() -> UsageError:
-    return UsageError(
-        "what SGLang keeps in the host of sliding windows is not simulated",
-        where="tiers",
-        hint="leave the tiers out for this model",
-    )

@@ -284,5 +284,9 @@ class WindowIndex(RadixIndex):
         upper.window_locks = child.window_locks
         upper.has_window, upper.window_tick = child.has_window, child.window_tick
         if child.window_ticket:
-            self._recency.put(upper)
+            self._order_of(upper).put(upper)
         return upper
+
+    def _order_of(self, node: WindowNode) -> WindowQueue:
+        """The order in which a node's windows go."""
+        return self._recency

@@ -25,8 +25,12 @@ class WindowPool(TokenPool):
 
     __slots__ = ("cache", "free_windows", "slid", "span", "window_tokens", "windows")
 
-    def __init__(self, config: SglangConfig, windows: SlidingWindows) -> None:
-        self.cache = WindowIndex(config.page_size, config.leaf_key, windows)
+    def __init__(
+        self, config: SglangConfig, windows: SlidingWindows, cache: WindowIndex | None = None
+    ) -> None:
+        if cache is None:
+            cache = WindowIndex(config.page_size, config.leaf_key, windows)
+        self.cache = cache
         super().__init__(config, self.cache)
         self.windows = windows
         self.span = windows.span
@@ -50,7 +54,11 @@ class WindowPool(TokenPool):
 
     def make_room(self, tokens: int) -> None:
         """As the base class, in both pools (``evict_to_free_tokens``)."""
-        short, short_windows = tokens - self.free, tokens - self.free_windows
+        self.make_rooms(tokens, tokens)
+
+    def make_rooms(self, tokens: int, windows: int) -> None:
+        """Evict what is short of so many tokens in each pool."""
+        short, short_windows = tokens - self.free, windows - self.free_windows
         if short > 0 or short_windows > 0:
             freed, freed_windows = self.cache.reclaim(short, short_windows)
             self.free += freed

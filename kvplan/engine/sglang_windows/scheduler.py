@@ -72,15 +72,19 @@ class WindowScheduler(SglangScheduler):
         if self.chunked is not None and hit + extend < tokens:
             raise ForgottenPrefill(self.chunked.request.id, request.request.id)
         request.held_from = held_from
-        request.branch = passed if passed > hit else 0
+        self._note_branch(request, passed, hit)
         if request.cached_tokens < 0:
             request.cached_tokens = hit
             self.queried_tokens += tokens
             self.hit_tokens += hit
-            if request.branch:
-                self.missed += 1
-                self.missed_tokens += passed - hit
         return self._take_in(request, node, hit, extend, budget, extends)
+
+    def _note_branch(self, request: WindowRequest, passed: int, found: int) -> None:
+        """A request is let in of which ``passed`` tokens are cached, ``found`` of them with windows."""
+        request.branch = passed if passed > found else 0
+        if request.cached_tokens < 0 and request.branch:
+            self.missed += 1
+            self.missed_tokens += passed - found
 
     def _allocate_extend(self, plan: SglangPlan) -> None:
         """As the base class; without a tree, chunks give back what the next one does not look at."""

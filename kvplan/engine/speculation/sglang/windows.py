@@ -12,6 +12,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang_windows.index import WindowIndex
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.replica import WindowReplica
 from kvplan.engine.sglang_windows.request import WindowRequest
@@ -46,8 +47,11 @@ class DraftedWindowPool(DraftedPool, WindowPool):
 
     __slots__ = DRAFT_SLOTS
 
-    def __init__(self, config: SglangConfig, windows: SlidingWindows, lookahead: int) -> None:
-        super().__init__(config, windows)
+    def __init__(
+        self, config: SglangConfig, windows: SlidingWindows, lookahead: int,
+        cache: WindowIndex | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config, windows, cache)
         self.begin(lookahead)
 
 

@@ -1,0 +1,315 @@
+"""SGLang's radix cache over tokens and sliding windows, each on the device and in the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from kvplan.engine.content import Content
+from kvplan.engine.hicache.copies import NOTHING, Copies, Parcel
+from kvplan.engine.hicache.host import HostMemory
+from kvplan.engine.hicache.index import HierarchicalIndex, WritePolicy
+from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.hicache.windows.memory import HostWindows
+from kvplan.engine.hicache.windows.node import HostedWindowNode
+from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.found import Found
+from kvplan.engine.sglang.prefix_radix import RadixNode
+from kvplan.engine.sglang_windows.index import WindowIndex
+from kvplan.engine.sglang_windows.node import WindowNode
+from kvplan.engine.sglang_windows.recency import WindowQueue
+from kvplan.engine.sglang_windows.windows import SlidingWindows
+
+
+class HostedWindowIndex(WindowIndex, HierarchicalIndex):
+    """A radix cache with sliding windows that goes on in the host.
+
+    Args:
+        page_size, policy, write, host, copies: as of ``HierarchicalIndex``.
+        host_windows: the host's pool for windows, empty.
+        windows: how far layers look back.
+    """
+
+    node_class = HostedWindowNode
+    root: HostedWindowNode
+
+    def __init__(
+        self,
+        page_size: int,
+        policy: EvictionPolicy,
+        write: WritePolicy,
+        host: HostMemory,
+        copies: Copies,
+        host_windows: HostWindows,
+        windows: SlidingWindows,
+    ) -> None:
+        HierarchicalIndex.__init__(self, page_size, policy, write, host, copies)
+        self.begin(windows)
+        self.host_windows = host_windows
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def match(self, content: Content, limit: int) -> tuple[int, HostedWindowNode]:
+        """See ``HierarchicalIndex.match``; of prefixes with a window at their end."""
+        return cast("tuple[int, HostedWindowNode]", HierarchicalIndex.match(self, content, limit))
+
+    def look(self, content: Content, limit: int) -> Found[HostedWindowNode]:
+        """See ``WindowIndex.look``; the longest prefix that is kept anywhere becomes recently used."""
+        span, anchor = self.span, self.root
+        last = anchor
+        if limit < self.page_size:
+            return Found(0, anchor, 0, last)
+        on_device = anywhere = span
+        depth = 0
+        for node in cast("Iterator[HostedWindowNode]", self._passed(content, limit)):
+            depth = node.end
+            on_device = on_device + node.tokens if node.has_window else 0
+            anywhere = anywhere + node.tokens if node.has_window or node.window_on_host else 0
+            if on_device >= span:
+                anchor = node
+            if anywhere >= span:
+                last = node
+        self._use_windows(last)
+        self._found(last)
+        lacking = sum(node.tokens for node in self._window(last) if not node.has_window)
+        return Found(anchor.end, anchor, depth, last, self._below(last, anchor), lacking)
+
+    def last_on_device(self, node: RadixNode) -> HostedWindowNode:
+        """As the base class: the last one with a window there."""
+        path: list[HostedWindowNode] = []
+        while node.parent is not None:
+            path.append(cast(HostedWindowNode, node))
+            node = node.parent
+        in_row, last = self.span, self.root
+        for each in reversed(path):
+            in_row = in_row + each.tokens if each.has_window else 0
+            if in_row >= self.span:
+                last = each
+        return last
+
+    def cached(self, content: Content, limit: int) -> int:
+        """As the base class; of prefixes with a window at their end, on the device or in the host."""
+        in_row, usable = self.span, 0
+        for node, depth in cast("Iterator[tuple[HostedWindowNode, int]]", self._agreeing(content, limit)):
+            in_row = in_row + depth - node.start if node.has_window or node.window_on_host else 0
+            if in_row >= self.span:
+                usable = depth
+        return usable
+
+    def _window(self, node: HostedWindowNode) -> Iterator[HostedWindowNode]:
+        """The nodes that a layer looks at from behind a node, last first."""
+        passed = 0
+        while node.parent is not None and passed < self.span:
+            yield node
+            passed += node.tokens
+            node = node.parent
+
+    # -- inserting --------------------------------------------------------------------------------------
+
+    def _renew(self, node: WindowNode) -> int:
+        """As the base class; where tokens are only in the host, the tree takes the new ones."""
+        assert isinstance(node, HostedWindowNode)
+        if node.on_device:
+            return node.tokens
+        self._arrive(node)
+        if self.duplicates is not None:
+            self.duplicates.note(node)
+        return 0
+
+    def _visit(self, node: RadixNode, counts: bool) -> None:
+        """See ``HierarchicalIndex``, whose tree this is."""
+        super(WindowIndex, self)._visit(cast(HostedWindowNode, node), counts)
+
+    def _complete(self, node: WindowNode) -> None:
+        """As the base class; windows that it was given follow its tokens."""
+        assert isinstance(node, HostedWindowNode)
+        if self.duplicates is None and node.on_host and node.writing is None and self._unsaved(node):
+            self._back_up(node)
+
+    def _attach(self, leaf: WindowNode, parent: WindowNode) -> None:
+        """As the base class."""
+        cast(HostedWindowNode, parent).resident += 1
+        self.evictable += leaf.tokens
+        self._place(cast(HostedWindowNode, parent))
+        self._place(cast(HostedWindowNode, leaf))
+
+    def _give_window(self, node: WindowNode) -> None:
+        """As the base class."""
+        self.host_windows.leave(node)
+        super()._give_window(node)
+
+    # -- the host ---------------------------------------------------------------------------------------
+
+    def _unsaved(self, node: HostedWindowNode) -> list[HostedWindowNode]:
+        """Nodes whose windows travel with the copy of one to the host, last first: those before its end that
+        the host lacks, as far as they follow each other and nothing of them is on its way."""
+        found = []
+        for each in self._window(node):
+            if each.writing is not None or not (each.has_window or each.window_on_host):
+                break
+            if not each.window_on_host:
+                found.append(each)
+        return found
+
+    def _send(self, node: HostedNode) -> bool:
+        """As the base class; of what is held, windows, too."""
+        assert isinstance(node, HostedWindowNode)
+        carried = self._unsaved(node)
+        parcel = self._store(node)
+        if parcel is None:
+            return False
+        if parcel != NOTHING:
+            for each in (*carried, node):
+                each.writing = node
+            node.written_from = self.hold(node)
+            self.copies.write(node, parcel)
+        return True
+
+    def _landed(self, node: HostedNode) -> None:
+        """As the base class; pieces that were cut off meanwhile have arrived, too."""
+        assert isinstance(node, HostedWindowNode)
+        piece: HostedWindowNode | None = node
+        while piece is not None:
+            if piece.writing is node:
+                piece.writing = None
+            piece = piece.parent
+        self.let_go(node, node.written_from)
+
+    def _store(self, node: HostedNode) -> Parcel | None:
+        """As the base class, with windows."""
+        assert isinstance(node, HostedWindowNode)
+        memory, tokens, carried = self.host_windows, 0 if node.on_host else node.tokens, self._unsaved(node)
+        if tokens and not self._has_room(tokens):
+            return None
+        windows = sum(each.tokens for each in carried)
+        if windows > memory.free:
+            self._evict_host_windows(windows)
+            if windows > memory.free:
+                return None
+        if tokens:
+            self.host.put(tokens)
+            node.on_host = True
+        if windows:
+            memory.put(windows)
+        for each in carried:
+            each.window_on_host = True
+        return Parcel(tokens, windows // self.page_size)
+
+    def _save(self, node: HostedNode) -> bool:
+        """As the base class; something has happened to those whose windows went with it, too."""
+        assert isinstance(node, HostedWindowNode)
+        assert self.duplicates is not None
+        carried = self._unsaved(node)
+        saved = super()._save(node)
+        if saved:
+            for each in carried:
+                self.duplicates.note(each)
+        return saved
+
+    def _evict_host_windows(self, tokens: int) -> None:
+        """Windows leave the host until ``tokens`` tokens went or nothing is left; where nothing hangs below,
+        the tokens of their node go, too."""
+        while tokens > 0:
+            node = cast("HostedWindowNode | None", self.host_windows.order.pop())
+            if node is None:
+                return
+            tokens -= node.tokens
+            if node.ticket and not node.on_device:
+                self._forget(node)
+            else:
+                self._drop_from_host(node)
+
+    def _drop_from_host(self, node: HostedWindowNode) -> None:
+        self.host_windows.leave(node)
+        self.host_windows.drop(node.tokens)
+        node.window_on_host = False
+
+    def _forget(self, node: HostedNode) -> None:
+        """As the base class, with its windows."""
+        assert isinstance(node, HostedWindowNode)
+        if node.window_on_host:
+            self._drop_from_host(node)
+        super()._forget(node)
+
+    # -- loading ----------------------------------------------------------------------------------------
+
+    def loadable(self, last: HostedNode) -> bool:
+        """Whether nothing that a load up to a node would read is being read up to another node."""
+        window = self._window(cast(HostedWindowNode, last))
+        return all(node.loading in (None, last) for node in window if not node.has_window)
+
+    def pin(self, node: HostedNode) -> None:
+        """As the base class, with the window."""
+        assert isinstance(node, HostedWindowNode)
+        super().pin(node)
+        for each in self._window(node):
+            if not each.has_window:
+                self.host_windows.leave(each)
+
+    def unpin(self, node: HostedNode) -> None:
+        """As the base class; windows that were not loaded after all count as used."""
+        assert isinstance(node, HostedWindowNode)
+        super().unpin(node)
+        for each in self._window(node):
+            if each.window_on_host and not each.has_window:
+                self.host_windows.enter(each)
+
+    def _hold_for_load(self, last: HostedNode) -> None:
+        assert isinstance(last, HostedWindowNode)
+        last.loaded_from = self.hold(last)
+
+    def _let_go_of_load(self, last: HostedNode) -> None:
+        assert isinstance(last, HostedWindowNode)
+        self.let_go(last, last.loaded_from)
+
+    def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
+        """As the base class, with what is missing of its window."""
+        lacking = [node for node in self._window(cast(HostedWindowNode, last)) if not node.has_window]
+        for node in reversed(lacking):
+            self._give_window(node)
+        return Parcel(tokens, sum(node.tokens for node in lacking) // self.page_size)
+
+    def _loaded(self, last: HostedNode) -> None:
+        """As the base class."""
+        super()._loaded(last)
+        self.unpin(last)
+
+    # -- evicting from the device -----------------------------------------------------------------------
+
+    def _evict_leaf(self, leaf: RadixNode) -> None:
+        """See ``HierarchicalIndex``, whose tree this is."""
+        super(WindowIndex, self)._evict_leaf(cast(HostedWindowNode, leaf))
+
+    def _evict_window(self, node: WindowNode) -> None:
+        """As the base class; a copy that is made of it first has its tokens, too."""
+        assert isinstance(node, HostedWindowNode)
+        if self.duplicates is not None and not node.on_host and not node.window_on_host:
+            needed = sum(each.tokens for each in self._unsaved(node))
+            if needed > self.host_windows.free:
+                self._evict_host_windows(needed)
+            self._save(node)
+        self._drop_window(node)
+
+    def _leave(self, node: HostedNode) -> None:
+        """As the base class, with its windows."""
+        assert isinstance(node, HostedWindowNode)
+        super()._leave(node)
+        if node.has_window:
+            self._drop_window(node)
+
+    def _drop_window(self, node: HostedWindowNode) -> None:
+        """Windows leave the device; they may be in the host still."""
+        super()._evict_window(node)
+        if node.window_on_host:
+            self.host_windows.enter(node)
+
+    def _order_of(self, node: WindowNode) -> WindowQueue:
+        """As the base class, in the host if they are only there."""
+        return super()._order_of(node) if node.has_window else self.host_windows.order
+
+    def _split(self, child: WindowNode, position: int) -> HostedWindowNode:  # type: ignore[override]
+        """As both base classes."""
+        assert isinstance(child, HostedWindowNode)
+        upper = cast(HostedWindowNode, super()._split(child, position))
+        upper.window_on_host, upper.writing = child.window_on_host, child.writing
+        return upper
