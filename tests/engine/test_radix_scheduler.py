@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.engine import ENGINES, make_engine
 from kvplan.engine.errors import InvalidLatency, OutOfKvMemory
+from kvplan.engine.impatient import Impatient
+from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UnknownName, UsageError
@@ -236,3 +239,21 @@ def test_options_are_checked(options: dict[str, Any], said: str) -> None:
 def test_pools_are_cut_to_whole_pages() -> None:
     config = SglangConfig(1000, page_size=16, chunked_prefill_size=64)
     assert (config.pool_tokens, config.num_blocks, config.usable_blocks) == (992, 62, 62)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_has_gone_is_not_turned_away_as_well(engine: str) -> None:
+    asked = [("a", 0.0, 11, 10), ("b", 0.0, 3, 6), ("c", 0.01, 4, 4), ("d", 0.02, 4, 12)]
+    config = SglangConfig(
+        pool_tokens=23, max_running_requests=2, chunked_prefill_size=8, schedule_conservativeness=0.01,
+        max_queued_requests=2,
+    )  # fmt: skip
+    gone: list[str] = []
+    recorder = Recorder(on_timed_out=lambda name, _: gone.append(name))
+    running = make_engine(engine, config, LinearLatency(5e-3, 2e-5, 1e-8), recorder)
+    # The first one's client leaves while it runs; then it is sent back, and the queue is full.
+    requests = [ask(name, prompt, answer, at=at) for name, at, prompt, answer in asked]
+    running.run(Impatient(Arrivals(requests), Patience(0.03)))
+    running.close()
+    assert sorted(gone) == ["a", "b", "c", "d"]
+    assert recorder.totals.rejected == 0

@@ -94,8 +94,10 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
             self.recorder.rejected(request.id, reason)
 
     def _turn_away(self, clock: float) -> None:
-        """Those for whom the queue had no place."""
+        """Those for whom the queue had no place, and who still listen."""
         for state, reason in self.scheduler.turned_away:
+            if state.aborted:
+                continue
             self.recorder.rejected(state.request.id, reason, clock)
             self._deadlines.forget(state)
         self.scheduler.turned_away = []

@@ -165,8 +165,9 @@ class SglangReplica:
         raise EngineStuck(clock, awaited.request.id)
 
     def turn_away(self, clock: float) -> bool:
-        """Write down for whom the queue had no place; whether there is anybody."""
-        turned_away = self.scheduler.waiting.turned_away
+        """Write down for whom the queue had no place; whether anybody of them still listens."""
+        # Who was sent back may have been given up before.
+        turned_away = [item for item in self.scheduler.waiting.turned_away if not item[0].aborted]
         self.scheduler.waiting.turned_away = []
         for request, reason in turned_away:
             self.recorder.rejected(request.request.id, reason, clock)
