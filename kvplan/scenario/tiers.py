@@ -165,11 +165,25 @@ def _below_sglang(
     from kvplan.scenario.hicache import check, host_cache, host_page
 
     check(part, config)
-    page_bytes, assumed = _block_bytes(part, deployment)
+    page_bytes, assumed = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
     host = _host(scenario, part.host, deployment, page_bytes)
     chosen = host_cache(part.host, config, page, deployment.parallel.gpus, host.put, host.get)
     return replace(chosen, assumptions=(*assumed, *chosen.assumptions))
+
+
+def _page_bytes(scenario: Scenario, part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
+    """Bytes of one page of SGLang's pool of tokens on all GPUs of the replica."""
+    from kvplan.scenario.hicache import page_bytes_of
+
+    size, assumed = _block_bytes(part, deployment)
+    found = page_bytes_of(scenario, deployment, size)
+    if found != size:
+        model = "" if deployment.model is None else deployment.model.name
+        shared = f" on each of {deployment.parallel.gpus} GPUs" if deployment.parallel.gpus > 1 else ""
+        text = f"a page of {model}{shared}, all layers without windows"
+        assumed = [Assumption(f"{SECTION}.block_bytes", found, text)]
+    return found, assumed
 
 
 def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
@@ -188,7 +202,7 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
         return offloading_flags(part.host, scenario.engine.version, config.block_size)
     from kvplan.scenario.hicache import hicache_flags, host_page
 
-    page_bytes, _ = _block_bytes(part, deployment)
+    page_bytes, _ = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
     return hicache_flags(part.host, config, page, deployment.parallel.gpus)
 

@@ -127,6 +127,11 @@ class RankPool:
         """Bytes of one token in SGLang's full pool, and in its pool for windows."""
         return self._apart(self.pages)
 
+    @property
+    def target_bytes_apart(self) -> tuple[Fraction, Fraction]:
+        """The same without the layers that draft."""
+        return self._apart(page for page in self.pages if not page.drafts)
+
     def _cell(self, pages: Iterable[LayerPages]) -> Fraction:
         total, windows = self._apart(pages)
         return total + windows * self.window_ratio if total else windows

@@ -10,7 +10,6 @@ from kvplan.cli.app import run
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 ENGINES = {"both": {"vllm", "sglang"}, "neither": set(), "vLLM": {"vllm"}, "SGLang": {"sglang"}}
-BUT_WINDOWS = "both, but SGLang's windows"
 HYBRIDS = ("gpt-oss-20b", "qwen3-next-80b-a3b")
 ASKED = {
     "`speculative`": "speculative={method: mtp, tokens: 1, acceptance: 0.7}",
@@ -69,8 +68,5 @@ def test_what_goes_together(row: str, column: str, said: str, capsys: pytest.Cap
     models = HYBRIDS if "hybrid models" in (row, column) else ("deepseek-v3",)
     for model in models:
         found = {engine for engine in ("vllm", "sglang") if goes(engine, row, column, model)}
-        expected = (
-            ENGINES["vLLM" if model == HYBRIDS[0] else "both"] if said == BUT_WINDOWS else ENGINES[said]
-        )
-        assert found == expected, model
+        assert found == ENGINES[said], model
     capsys.readouterr()

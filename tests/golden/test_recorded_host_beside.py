@@ -1,8 +1,10 @@
-"""Recorded decisions of SGLang 0.5.23 with host memory (HiCache) beside drafts, recurrent states, and both.
+"""Recorded decisions of SGLang 0.5.23 with host memory (HiCache) beside drafts, recurrent states and sliding
+windows, and of these with drafts.
 
 Two of three runs have the Rust core of the tree, the others its Python one. Scheduler, tree, cache controller,
 allocators and the processing of results were SGLang's own, compared after every batch and every result; copies took
-the time of a link (a state that of so many pages), and how many drafts stood is written down with a run.
+the time of a link (a state or a page of windows that of so many pages), and how many drafts stood is written
+down with a run.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from kvplan.engine.hicache.index import WRITE_POLICIES
 from kvplan.engine.hicache.replica import HierarchicalReplica
 from kvplan.engine.hicache.states.replica import HostedStateReplica
 from kvplan.engine.hicache.strategy import HierarchicalCache
+from kvplan.engine.hicache.windows.replica import HostedWindowReplica
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.eviction import EvictionParameters
 from kvplan.engine.sglang_states.errors import OutOfStates
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
+from kvplan.engine.sglang_windows.windows import SlidingWindows
 from kvplan.engine.speculation.rules import DraftRules, sglang_rules_of
 from kvplan.engine.speculation.sglang.hicache import DraftedHierarchicalReplica
 from kvplan.engine.speculation.strategy import Speculation
@@ -33,6 +38,7 @@ from kvplan.latency.linear import LinearLatency
 
 DRAFTS = recordings("sglang-0.5.23-host-drafts.json.gz")
 STATES = recordings("sglang-0.5.23-host-states.json.gz")
+WINDOWS = recordings("sglang-0.5.23-host-windows.json.gz")
 
 
 def engine_of(run: dict[str, Any], clock: LinearLatency, recorder: Recorder) -> Engine:
@@ -40,18 +46,21 @@ def engine_of(run: dict[str, Any], clock: LinearLatency, recorder: Recorder) -> 
     parameters = EvictionParameters(**given.pop("radix_eviction_policy_config", {}))
     config = SglangConfig(**given, radix_eviction_policy_config=parameters)
     pages, put_s, put_page_s, get_s, get_page_s, write = run["host"]
-    state_bytes, host_states = run.get("hosted", (0, 0))
     strategy = HierarchicalCache(
-        1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write, state_bytes, host_states
+        1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write, *run.get("hosted", (0, 0))
     )
     states = StateRules(*run["states"]) if "states" in run else None
+    windows = SlidingWindows(*run["windows"]) if "windows" in run else None
     if "drafts" in run:
         tokens, lookahead, behind = run["drafts"]
         rules = DraftRules(tokens, lookahead=lookahead, hash_lookahead=behind)
         assert rules == sglang_rules_of("eagle" if behind else "draft_model", tokens)
-        strategy = strategy.with_drafts(Speculation(rules, recorded(tokens, run["accepted"]), states=states))
+        drafts = Speculation(rules, recorded(tokens, run["accepted"]), states=states, windows=windows)
+        strategy = strategy.with_drafts(drafts)
     elif states is not None:
         strategy = strategy.with_pool(RecurrentStates(states))
+    elif windows is not None:
+        strategy = strategy.with_pool(WindowPools(windows))
     return make_engine("fast", config, clock, recorder, strategy=strategy)
 
 
@@ -66,15 +75,19 @@ def totals(engine: Engine) -> list[int]:
         states, copies = engine.index.host_states, engine.copies
         found += [states.stored, states.evicted, engine.index.evicted_states]
         found += [copies.put.moved_beside, copies.get.moved_beside]
+    elif isinstance(engine, HostedWindowReplica):
+        memory, copies = engine.index.host_windows, engine.copies
+        found += [memory.stored, memory.evicted, engine.index.evicted_windows, engine.windowed.pool.slid]
+        found += [engine.hierarchical.refused, copies.put.moved_beside, copies.get.moved_beside]
     elif isinstance(engine, DraftedHierarchicalReplica):
         found.append(engine.drafting.drafted.accepted_tokens)
     return found
 
 
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("number", range(len(DRAFTS) + len(STATES)))
+@pytest.mark.parametrize("number", range(len(DRAFTS) + len(STATES) + len(WINDOWS)))
 def test_what_goes_with_host_memory(number: int, log: bool) -> None:
-    run = (DRAFTS + STATES)[number]
+    run = (DRAFTS + STATES + WINDOWS)[number]
     engines: list[Engine] = []
 
     def make(recorder: Recorder) -> Engine:
@@ -114,6 +127,22 @@ def test_what_is_recorded_of_states() -> None:
     for run in loading:
         # A load brings a state for the tree and one for the request.
         assert run["totals"][10] == 2 * run["totals"][2]
+
+
+def test_what_is_recorded_of_windows() -> None:
+    assert {run["host"][-1] for run in WINDOWS} == set(WRITE_POLICIES)
+    loading = [run for run in WINDOWS if run["totals"][2]]
+    for drafts in (True, False):
+        assert sum(("drafts" in run) is drafts for run in loading) >= 12
+    for write in WRITE_POLICIES:
+        assert sum(run["host"][-1] == write for run in loading) >= 6
+    assert sum(run["config"].get("page_size", 1) > 1 for run in loading) >= 10
+    # The host gave windows up, and refused to bring some back.
+    assert sum(run["totals"][7] > 0 for run in WINDOWS) >= 25
+    assert sum(run["totals"][10] > 0 for run in WINDOWS) >= 5
+    assert sum(run["hosted"][0] > 1 for run in loading) >= 6
+    for run in loading:
+        assert run["totals"][12] >= run["totals"][2]
 
 
 STOPPED = recordings("sglang-0.5.23-host-states.json.gz", "stopped")

@@ -1,4 +1,5 @@
-"""``tiers.host`` below SGLang beside drafts and recurrent states: what they take of the host, what is refused."""
+"""``tiers.host`` below SGLang beside drafts, recurrent states and windows: what they take of the host, what is
+refused."""
 
 from __future__ import annotations
 
@@ -69,9 +70,10 @@ def test_another_drafter_has_a_host_pool_beside() -> None:
     [
         ({**LLAMA, "model": "llama-3.2-1b"},
          "speculative={method: draft_model, model: llama-3.1-8b, acceptance: 0.7}", "more layers than"),
-        ({**STEP, "model": "gpt-oss-20b", "gpu": "h100-sxm"},
-         "speculative={method: draft_model, model: llama-3.2-1b, acceptance: 0.7}", "sliding windows"),
-        ({**STEP, "model": "gpt-oss-20b", "gpu": "h100-sxm"}, "tiers.host.write=back", "sliding windows"),
+        ({**STEP, "model": "gpt-oss-120b", "gpu": "h200-sxm", "parallel.tp": 2},
+         "speculative={method: draft_model, model: gpt-oss-20b, acceptance: 0.7}", "windows of its own"),
+        ({**STEP, "model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 4}, "seed=1",
+         "no pool of their own beside"),
     ],
 )  # fmt: skip
 def test_what_is_refused(flags: dict[str, Any], part: str, words: str) -> None:
@@ -122,3 +124,49 @@ def test_states_come_back_from_the_host() -> None:
     assert found["loads"] > 0
     assert found["loaded_states"] == 2 * found["loads"]
     assert found["host_hit_tokens"] > 0
+
+
+GPT_OSS = {**STEP, "model": "gpt-oss-20b", "gpu": "h100-sxm"}
+# 8 KV heads of 64 in 12 layers that look back, and in 12 that see everything.
+OF_A_TOKEN = 8 * 64 * 2 * 2 * 12
+
+
+def test_windows_have_a_share_of_the_host() -> None:
+    found = document(GPT_OSS)
+    tiers, said = told(found), assumed(found)
+    assert tiers["host_block_bytes"] == tiers["host_window_block_bytes"] == OF_A_TOKEN
+    assert said["tiers.host.tokens"] == tiers["host_capacity_blocks"]
+    assert said["tiers.host.windows"] == tiers["host_capacity_window_blocks"]
+    # The GPU's pool for windows has four tokens for five of the other, and both host pools one for padding.
+    kept = 64 * 10**9 // OF_A_TOKEN
+    assert tiers["host_capacity_blocks"] - 1 == pytest.approx(kept * 5 / 9, rel=1e-5)
+    assert kept - 1 <= tiers["host_capacity_blocks"] + tiers["host_capacity_window_blocks"] - 2 <= kept
+    assert 0 < tiers["host_stored_window_blocks"] < tiers["host_stored_blocks"]
+    moved = tiers["host_stored_blocks"] + tiers["host_stored_window_blocks"]
+    assert tiers["to_host_bytes"] == moved * OF_A_TOKEN
+
+
+def test_a_ratio_shares_the_host_by_tokens_and_windows() -> None:
+    scenario = load_scenario(None, {**GPT_OSS, "tiers.host.memory": "33GiB"}, [])
+    deployment = resolve_deployment(scenario)
+    flags = launch_flags(scenario, deployment)
+    assert flags is not None
+    ratio = float(flags.split("--hicache-ratio ")[1].split()[0])
+    found = document({**GPT_OSS, "tiers.host.memory": "33GiB"})
+    tokens = told(found, "sliding windows")
+    assert told(found)["host_capacity_blocks"] == int(tokens["full_pool_tokens"] * ratio) + 1
+    assert told(found)["host_capacity_window_blocks"] == int(tokens["window_pool_tokens"] * ratio) + 1
+
+
+def test_windows_come_back_from_the_host() -> None:
+    asked = {**GPT_OSS, "tiers.host.memory": "1TB", "engine.max_total_tokens": 20_000, "workload.rate": 20.0}
+    asked["workload.requests"] = 100
+    found = told(document(asked))
+    assert found["loads"] > 0
+    # A load brings back the window before the end of what is found, and hardly more.
+    assert 0 < found["loaded_window_blocks"] < found["host_hit_tokens"]
+    drafted = told(document(asked, DRAFT))
+    assert drafted["loads"] > 0
+    # 8 heads of 64 in 16 layers of the drafter lie beside.
+    assert drafted["host_block_bytes"] == OF_A_TOKEN + 8 * 64 * 2 * 2 * 16
+    assert drafted["host_window_block_bytes"] == OF_A_TOKEN

@@ -181,11 +181,13 @@ class ReferenceSglangScheduler(ReferenceSglangPool):
         batch: list[SglangState] = []
         if self.chunked is not None:
             self.chunked = self._continue_chunked(self.chunked, budget, batch)
+        # A chunk for which nothing is left keeps its row.
+        rows = config.max_running_requests - (self.chunked is not None and not batch)
         budget.whole = config.schedule_policy == "shortest-prefill-first" and self.chunked is not None
         for state in list(self.waiting):
             if budget.verdict() == "other":
                 break
-            if len(batch) >= config.max_running_requests - len(self.running):
+            if len(batch) >= rows - len(self.running):
                 self.full = True
             if self.full and not (config.preempts and self._preempt_to_schedule(state, budget)):
                 break

@@ -224,6 +224,9 @@ class SglangScheduler(Decoding):
         extends: list[SglangRequest] = []
         if self.chunked is not None:
             self._go_on(self.chunked, budget, extends)
+            if not extends:
+                # Nothing is left for its next chunk, and it keeps its row.
+                free -= 1
         budget.whole = config.schedule_policy == "shortest-prefill-first" and self.chunked is not None
         verdict = budget.verdict()
         while waiting and verdict is not Verdict.OTHER:

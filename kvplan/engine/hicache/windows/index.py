@@ -123,7 +123,7 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
     def _complete(self, node: WindowNode) -> None:
         """As the base class; windows that it was given follow its tokens."""
         assert isinstance(node, HostedWindowNode)
-        if self.duplicates is None and node.on_host and node.writing is None and self._unsaved(node):
+        if self.duplicates is None and node.on_host and self._unsaved(node):
             self._back_up(node)
 
     def _attach(self, leaf: WindowNode, parent: WindowNode) -> None:
@@ -194,17 +194,6 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
         for each in carried:
             each.window_on_host = True
         return Parcel(tokens, windows // self.page_size)
-
-    def _save(self, node: HostedNode) -> bool:
-        """As the base class; something has happened to those whose windows went with it, too."""
-        assert isinstance(node, HostedWindowNode)
-        assert self.duplicates is not None
-        carried = self._unsaved(node)
-        saved = super()._save(node)
-        if saved:
-            for each in carried:
-                self.duplicates.note(each)
-        return saved
 
     def _evict_host_windows(self, tokens: int) -> None:
         """Windows leave the host until ``tokens`` tokens went or nothing is left; where nothing hangs below,
