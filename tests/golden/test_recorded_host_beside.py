@@ -72,11 +72,11 @@ def totals(engine: Engine) -> list[int]:
         host.peak,
     ]  # fmt: skip
     if isinstance(engine, HostedStateReplica):
-        states, copies = engine.index.host_states, engine.copies
+        states, copies = engine.index.host_beside, engine.copies
         found += [states.stored, states.evicted, engine.index.evicted_states]
         found += [copies.put.moved_beside, copies.get.moved_beside]
     elif isinstance(engine, HostedWindowReplica):
-        memory, copies = engine.index.host_windows, engine.copies
+        memory, copies = engine.index.host_beside, engine.copies
         found += [memory.stored, memory.evicted, engine.index.evicted_windows, engine.windowed.pool.slid]
         found += [engine.hierarchical.refused, copies.put.moved_beside, copies.get.moved_beside]
     elif isinstance(engine, DraftedHierarchicalReplica):

@@ -101,9 +101,9 @@ class Checked(HostedStateReplica):
             nodes += node.children.values()
         assert index.states == sum(node.state for node in nodes)
         assert pool.held + index.states <= pool.slots
-        assert index.host_states.used == sum(node.state_on_host for node in nodes)
-        assert index.host_states.used <= index.host_states.capacity
-        assert index.host_states.stored - index.host_states.evicted == index.host_states.used
+        assert index.host_beside.used == sum(node.beside_on_host for node in nodes)
+        assert index.host_beside.used <= index.host_beside.capacity
+        assert index.host_beside.stored - index.host_beside.evicted == index.host_beside.used
         assert index.host.used == sum(node.tokens for node in nodes if node.on_host) <= index.host.capacity
         free = [node for node in nodes if node.state and not node.state_lock]
         assert len(index.unheld_states) == len(free)
@@ -131,7 +131,7 @@ def test_books_of_states_balance(
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append)
         engine = kind(config, CLOCK, recorder, rules, index)
-        found.append((told(engine, recorder, case, rows), memory.stored, index.host_states.stored))
+        found.append((told(engine, recorder, case, rows), memory.stored, index.host_beside.stored))
         assert copies.get.moved_beside == 2 * engine.hierarchical.loads
         for row in rows:
             assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s

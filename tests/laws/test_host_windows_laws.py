@@ -59,9 +59,9 @@ class Checked(HostedWindowReplica):
         assert index.held_windows == sum(node.tokens for node in with_window if node.window_locks)
         assert index.evictable_windows == sum(node.tokens for node in with_window if not node.window_locks)
         assert min(pool.free, pool.free_windows) >= 0
-        host, windows = index.host, index.host_windows
+        host, windows = index.host, index.host_beside
         assert host.used == sum(node.tokens for node in nodes if node.on_host) <= host.capacity
-        assert windows.used == sum(node.tokens for node in nodes if node.window_on_host) <= windows.capacity
+        assert windows.used == sum(node.tokens for node in nodes if node.beside_on_host) <= windows.capacity
         assert windows.stored - windows.evicted == windows.used
         for node in nodes:
             assert node.on_device or (node.on_host and not node.has_window)
@@ -71,7 +71,7 @@ class Checked(HostedWindowReplica):
             leaf = not node.lock_ref and not (below if node.on_device else node.children)
             assert bool(node.ticket) == leaf
             # What may go from the device, and what only the host has, is in one order or the other.
-            waits = not node.window_locks if node.has_window else node.window_on_host
+            waits = not node.window_locks if node.has_window else node.beside_on_host
             assert bool(node.window_ticket) == waits
             assert node.lock_ref or (node.pinned == 0 and node.pinned_from < 0 and node.writing is None)
 
@@ -149,5 +149,5 @@ def test_a_host_that_holds_everything_loses_no_window_that_was_put_in(
     engine = host.with_pool(WindowPools(sliding)).sglang_engine(config, CLOCK, recorder)
     assert isinstance(engine, HostedWindowReplica)
     told(engine, recorder, case, rows)
-    assert engine.index.host_windows.evicted == 0
+    assert engine.index.host_beside.evicted == 0
     assert write == "write_back" or engine.index.host.evicted == 0

@@ -28,8 +28,8 @@ Times (each direction of the link is a queue):
   step that follows it takes at least as long as the load (its last layer's own time left out).
 - The scheduler looks whether copies have arrived once per step, when it makes a batch.
 
-Recurrent states below the same tree: ``states``, sliding windows: ``windows``; drafts:
-``speculation.sglang.hicache``.
+What lies beside tokens below the same tree: ``beside``; recurrent states: ``states``, sliding windows:
+``windows``; drafts: ``speculation.sglang.hicache``.
 
 Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, several ranks that
 disagree about what has arrived. Where nothing runs and nothing fits

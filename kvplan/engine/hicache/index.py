@@ -188,13 +188,19 @@ class HierarchicalIndex(HostedTree):
         parcel = self._store(node)
         if parcel is None:
             return False
-        self.lock(node)
+        self._hold_for_write(node)
         self.copies.write(node, parcel)
         return True
 
+    def _hold_for_write(self, node: HostedNode) -> None:
+        self.lock(node)
+
+    def _let_go_of_write(self, node: HostedNode) -> None:
+        self.unlock(node)
+
     def _landed(self, node: HostedNode) -> None:
         """A copy has arrived in the host."""
-        self.unlock(node)
+        self._let_go_of_write(node)
 
     def _store(self, node: HostedNode) -> Parcel | None:
         """Put a node into the host; returns what travels, or None without room; what was evicted for it is

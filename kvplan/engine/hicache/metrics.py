@@ -34,7 +34,7 @@ def _host(replica: HierarchicalReplica) -> list[Metric]:
 
 def state_metrics(replica: HostedStateReplica) -> list[Metric]:
     """What the same section tells of recurrent states."""
-    states, copies = replica.index.host_states, replica.copies
+    states, copies = replica.index.host_beside, replica.copies
     return [
         Metric("host_capacity_states", states.capacity, "states", "recurrent states the host holds"),
         Metric("host_state_bytes", copies.put.beside_bytes, "bytes", "bytes of one"),
@@ -47,7 +47,7 @@ def state_metrics(replica: HostedStateReplica) -> list[Metric]:
 
 def window_metrics(replica: HostedWindowReplica) -> list[Metric]:
     """What the same section tells of windows."""
-    windows, copies, page = replica.index.host_windows, replica.copies, replica.config.page_size
+    windows, copies, page = replica.index.host_beside, replica.copies, replica.config.page_size
     return [
         Metric(
             "host_capacity_window_blocks", windows.capacity // page, "blocks",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from kvplan.engine.content import Content
+from kvplan.engine.hicache.beside import BesideIndex, BesideNode
 from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import HierarchicalIndex, WritePolicy
@@ -19,7 +20,7 @@ from kvplan.engine.sglang_states.index import StateIndex
 from kvplan.engine.sglang_states.node import StateNode
 
 
-class HostedStateIndex(HierarchicalIndex, StateIndex):
+class HostedStateIndex(BesideIndex, StateIndex):
     """A radix cache with states that goes on in the host.
 
     Args:
@@ -40,7 +41,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         host_states: HostStates,
     ) -> None:
         super().__init__(page_size, policy, write, host, copies)
-        self.host_states = host_states
+        self.host_beside = host_states
 
     # -- looking ----------------------------------------------------------------------------------------
 
@@ -58,7 +59,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
             depth = node.end
             if node.state:
                 last = anchor = node
-            elif node.state_on_host:
+            elif node.beside_on_host:
                 last = node
         self._use(last)
         self._found(last)
@@ -75,7 +76,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
     def cached(self, content: Content, limit: int) -> int:
         """As the base class; of prefixes with a state at their end, on the device or in the host."""
         nodes = cast("Iterator[tuple[HostedStateNode, int]]", self._agreeing(content, limit))
-        ends = (depth for node, depth in nodes if (node.state or node.state_on_host) and depth == node.end)
+        ends = (depth for node, depth in nodes if (node.state or node.beside_on_host) and depth == node.end)
         return max(ends, default=0)
 
     # -- inserting --------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
             self._put_state(last)
         if new:
             self._visit(last, length - length % self.page_size > counted)
-        elif self.duplicates is None and last.on_host and last.writing is None and not last.state_on_host:
+        elif self.duplicates is None and last.on_host and last.writing is None and not last.beside_on_host:
             self._back_up(last)
         return resident, last, taken
 
@@ -100,7 +101,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         """A state is on the device."""
         node.state = True
         self.states += 1
-        self.host_states.leave(node)
+        self.host_beside.leave(node)
         if not node.state_lock:
             self.unheld_states.put(node)
 
@@ -119,77 +120,23 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         if not node.state_lock and node.state and node.parent is not None:
             self.unheld_states.put(node)
 
-    def pin(self, node: HostedNode) -> None:
-        """As the base class, with the state."""
-        self.host_states.leave(cast(HostedStateNode, node))
-        super().pin(node)
-
-    def unpin(self, node: HostedNode) -> None:
-        """As the base class."""
-        assert isinstance(node, HostedStateNode)
-        super().unpin(node)
-        if node.state_on_host and not node.state:
-            self.host_states.enter(node)
-
     # -- the host ---------------------------------------------------------------------------------------
 
-    def _send(self, node: HostedNode) -> bool:
-        """As the base class."""
-        assert isinstance(node, HostedStateNode)
-        sent = super()._send(node)
-        if sent:
-            node.writing = node
-        return sent
+    def _units(self, node: BesideNode) -> int:
+        """See the base class: a slot."""
+        return 1
 
-    def _landed(self, node: HostedNode) -> None:
-        """As the base class; pieces that were cut off meanwhile have arrived, too."""
-        assert isinstance(node, HostedStateNode)
-        piece: HostedStateNode | None = node
-        while piece is not None and piece.writing is node:
-            piece.writing = None
-            piece = piece.parent
-        super()._landed(node)
+    def _unsaved(self, node: BesideNode) -> list[BesideNode]:
+        """See the base class: the state behind its tokens."""
+        return [node] if node.beside_on_device and not node.beside_on_host else []
 
-    def _store(self, node: HostedNode) -> Parcel | None:
-        """As the base class, with the state."""
-        assert isinstance(node, HostedStateNode)
-        states, tokens = self.host_states, 0 if node.on_host else node.tokens
-        if tokens and not self._has_room(tokens):
-            return None
-        count = int(node.state and not node.state_on_host)
-        if count and not states.free:
-            self._evict_host_state()
-            if not states.free:
-                return None
-        if tokens:
-            self.host.put(tokens)
-            node.on_host = True
-        if count:
-            states.put(1)
-            node.state_on_host = True
-        return Parcel(tokens, count)
+    def _needed(self, last: BesideNode) -> list[BesideNode]:
+        """See the base class: the state behind it."""
+        return [last]
 
-    def _evict_host_state(self) -> None:
-        """The state that goes first leaves the host, with the tokens of its node if nothing hangs below."""
-        node = self.host_states.first
-        if node is None:
-            return
-        if node.ticket and not node.on_device:
-            self._forget(node)
-        else:
-            self._drop_from_host(node)
-
-    def _drop_from_host(self, node: HostedStateNode) -> None:
-        self.host_states.leave(node)
-        self.host_states.drop(1)
-        node.state_on_host = False
-
-    def _forget(self, node: HostedNode) -> None:
-        """As the base class, with the state."""
-        assert isinstance(node, HostedStateNode)
-        if node.state_on_host:
-            self._drop_from_host(node)
-        super()._forget(node)
+    def _parcel(self, tokens: int, units: int) -> Parcel:
+        """See the base class."""
+        return Parcel(tokens, units)
 
     def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
         """As the base class; the state goes into a slot of the tree's and into one of the request's."""
@@ -197,12 +144,6 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         self._use(last)
         self._put_state(last)
         return Parcel(tokens, 2)
-
-    def _loaded(self, last: HostedNode) -> None:
-        """As the base class."""
-        assert isinstance(last, HostedStateNode)
-        super()._loaded(last)
-        self.unpin(last)
 
     # -- evicting from the device -----------------------------------------------------------------------
 
@@ -222,10 +163,7 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
                 freed += node.tokens
                 self._evict_leaf(node)
                 continue
-            if self.duplicates is not None and not node.on_host and not node.state_on_host:
-                if not self.host_states.free:
-                    self._evict_host_state()
-                self._save(node)
+            self._save_first(node)
             self._drop_state(node)
         self.orphaned += freed
         return freed
@@ -241,12 +179,5 @@ class HostedStateIndex(HierarchicalIndex, StateIndex):
         """As the base class; it may be in the host still."""
         assert isinstance(node, HostedStateNode)
         super()._drop_state(node)
-        if node.state_on_host:
-            self.host_states.enter(node)
-
-    def _split(self, child: HostedNode, position: int) -> HostedNode:  # type: ignore[override]
-        """As the base class; the state stays with the lower part."""
-        assert isinstance(child, HostedStateNode)
-        upper = cast(HostedStateNode, super()._split(child, position))
-        upper.writing = child.writing
-        return upper
+        if node.beside_on_host:
+            self.host_beside.enter(node)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import cast
 
 from kvplan.engine.content import Content
-from kvplan.engine.hicache.copies import NOTHING, Copies, Parcel
+from kvplan.engine.hicache.beside import BesideIndex, BesideNode
+from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import HierarchicalIndex, WritePolicy
 from kvplan.engine.hicache.node import HostedNode
@@ -21,7 +22,7 @@ from kvplan.engine.sglang_windows.recency import WindowQueue
 from kvplan.engine.sglang_windows.windows import SlidingWindows
 
 
-class HostedWindowIndex(WindowIndex, HierarchicalIndex):
+class HostedWindowIndex(WindowIndex, BesideIndex):
     """A radix cache with sliding windows that goes on in the host.
 
     Args:
@@ -32,6 +33,7 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
 
     node_class = HostedWindowNode
     root: HostedWindowNode
+    host_beside: HostWindows
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
     ) -> None:
         HierarchicalIndex.__init__(self, page_size, policy, write, host, copies)
         self.begin(windows)
-        self.host_windows = host_windows
+        self.host_beside = host_windows
 
     # -- looking ----------------------------------------------------------------------------------------
 
@@ -64,14 +66,14 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
         for node in cast("Iterator[HostedWindowNode]", self._passed(content, limit)):
             depth = node.end
             on_device = on_device + node.tokens if node.has_window else 0
-            anywhere = anywhere + node.tokens if node.has_window or node.window_on_host else 0
+            anywhere = anywhere + node.tokens if node.has_window or node.beside_on_host else 0
             if on_device >= span:
                 anchor = node
             if anywhere >= span:
                 last = node
         self._use_windows(last)
         self._found(last)
-        lacking = sum(node.tokens for node in self._window(last) if not node.has_window)
+        lacking = sum(node.tokens for node in self._needed(last) if not node.has_window)
         return Found(anchor.end, anchor, depth, last, self._below(last, anchor), lacking)
 
     def last_on_device(self, node: RadixNode) -> HostedWindowNode:
@@ -91,18 +93,10 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
         """As the base class; of prefixes with a window at their end, on the device or in the host."""
         in_row, usable = self.span, 0
         for node, depth in cast("Iterator[tuple[HostedWindowNode, int]]", self._agreeing(content, limit)):
-            in_row = in_row + depth - node.start if node.has_window or node.window_on_host else 0
+            in_row = in_row + depth - node.start if node.has_window or node.beside_on_host else 0
             if in_row >= self.span:
                 usable = depth
         return usable
-
-    def _window(self, node: HostedWindowNode) -> Iterator[HostedWindowNode]:
-        """The nodes that a layer looks at from behind a node, last first."""
-        passed = 0
-        while node.parent is not None and passed < self.span:
-            yield node
-            passed += node.tokens
-            node = node.parent
 
     # -- inserting --------------------------------------------------------------------------------------
 
@@ -135,113 +129,52 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
 
     def _give_window(self, node: WindowNode) -> None:
         """As the base class."""
-        self.host_windows.leave(node)
+        self.host_beside.leave(cast(HostedWindowNode, node))
         super()._give_window(node)
 
     # -- the host ---------------------------------------------------------------------------------------
 
-    def _unsaved(self, node: HostedWindowNode) -> list[HostedWindowNode]:
-        """Nodes whose windows travel with the copy of one to the host, last first: those before its end that
-        the host lacks, as far as they follow each other and nothing of them is on its way."""
-        found = []
-        for each in self._window(node):
-            if each.writing is not None or not (each.has_window or each.window_on_host):
+    def _units(self, node: BesideNode) -> int:
+        """See the base class: a place for each token."""
+        return node.tokens
+
+    def _unsaved(self, node: BesideNode) -> list[BesideNode]:
+        """See the base class: the windows before its end, as far as they follow each other and nothing of
+        them is on its way."""
+        found: list[BesideNode] = []
+        for each in self._needed(node):
+            if each.writing is not None or not (each.has_window or each.beside_on_host):
                 break
-            if not each.window_on_host:
+            if not each.beside_on_host:
                 found.append(each)
         return found
 
-    def _send(self, node: HostedNode) -> bool:
-        """As the base class; of what is held, windows, too."""
-        assert isinstance(node, HostedWindowNode)
-        carried = self._unsaved(node)
-        parcel = self._store(node)
-        if parcel is None:
-            return False
-        if parcel != NOTHING:
-            for each in (*carried, node):
-                each.writing = node
-            node.written_from = self.hold(node)
-            self.copies.write(node, parcel)
-        return True
+    def _needed(self, last: BesideNode) -> Iterator[HostedWindowNode]:
+        """See the base class: those that a layer looks at from behind it."""
+        passed, node = 0, cast(HostedWindowNode, last)
+        while node.parent is not None and passed < self.span:
+            yield node
+            passed += node.tokens
+            node = node.parent
 
-    def _landed(self, node: HostedNode) -> None:
-        """As the base class; pieces that were cut off meanwhile have arrived, too."""
+    def _parcel(self, tokens: int, units: int) -> Parcel:
+        """See the base class; windows travel by pages."""
+        return Parcel(tokens, units // self.page_size)
+
+    def _hold_for_write(self, node: HostedNode) -> None:
         assert isinstance(node, HostedWindowNode)
-        piece: HostedWindowNode | None = node
-        while piece is not None:
-            if piece.writing is node:
-                piece.writing = None
-            piece = piece.parent
+        node.written_from = self.hold(node)
+
+    def _let_go_of_write(self, node: HostedNode) -> None:
+        assert isinstance(node, HostedWindowNode)
         self.let_go(node, node.written_from)
-
-    def _store(self, node: HostedNode) -> Parcel | None:
-        """As the base class, with windows."""
-        assert isinstance(node, HostedWindowNode)
-        memory, tokens, carried = self.host_windows, 0 if node.on_host else node.tokens, self._unsaved(node)
-        if tokens and not self._has_room(tokens):
-            return None
-        windows = sum(each.tokens for each in carried)
-        if windows > memory.free:
-            self._evict_host_windows(windows)
-            if windows > memory.free:
-                return None
-        if tokens:
-            self.host.put(tokens)
-            node.on_host = True
-        if windows:
-            memory.put(windows)
-        for each in carried:
-            each.window_on_host = True
-        return Parcel(tokens, windows // self.page_size)
-
-    def _evict_host_windows(self, tokens: int) -> None:
-        """Windows leave the host until ``tokens`` tokens went or nothing is left; where nothing hangs below,
-        the tokens of their node go, too."""
-        while tokens > 0:
-            node = cast("HostedWindowNode | None", self.host_windows.order.pop())
-            if node is None:
-                return
-            tokens -= node.tokens
-            if node.ticket and not node.on_device:
-                self._forget(node)
-            else:
-                self._drop_from_host(node)
-
-    def _drop_from_host(self, node: HostedWindowNode) -> None:
-        self.host_windows.leave(node)
-        self.host_windows.drop(node.tokens)
-        node.window_on_host = False
-
-    def _forget(self, node: HostedNode) -> None:
-        """As the base class, with its windows."""
-        assert isinstance(node, HostedWindowNode)
-        if node.window_on_host:
-            self._drop_from_host(node)
-        super()._forget(node)
 
     # -- loading ----------------------------------------------------------------------------------------
 
     def loadable(self, last: HostedNode) -> bool:
         """Whether nothing that a load up to a node would read is being read up to another node."""
-        window = self._window(cast(HostedWindowNode, last))
+        window = self._needed(cast(HostedWindowNode, last))
         return all(node.loading in (None, last) for node in window if not node.has_window)
-
-    def pin(self, node: HostedNode) -> None:
-        """As the base class, with the window."""
-        assert isinstance(node, HostedWindowNode)
-        super().pin(node)
-        for each in self._window(node):
-            if not each.has_window:
-                self.host_windows.leave(each)
-
-    def unpin(self, node: HostedNode) -> None:
-        """As the base class; windows that were not loaded after all count as used."""
-        assert isinstance(node, HostedWindowNode)
-        super().unpin(node)
-        for each in self._window(node):
-            if each.window_on_host and not each.has_window:
-                self.host_windows.enter(each)
 
     def _hold_for_load(self, last: HostedNode) -> None:
         assert isinstance(last, HostedWindowNode)
@@ -253,15 +186,10 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
 
     def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
         """As the base class, with what is missing of its window."""
-        lacking = [node for node in self._window(cast(HostedWindowNode, last)) if not node.has_window]
+        lacking = [node for node in self._needed(cast(HostedWindowNode, last)) if not node.has_window]
         for node in reversed(lacking):
             self._give_window(node)
         return Parcel(tokens, sum(node.tokens for node in lacking) // self.page_size)
-
-    def _loaded(self, last: HostedNode) -> None:
-        """As the base class."""
-        super()._loaded(last)
-        self.unpin(last)
 
     # -- evicting from the device -----------------------------------------------------------------------
 
@@ -272,11 +200,7 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
     def _evict_window(self, node: WindowNode) -> None:
         """As the base class; a copy that is made of it first has its tokens, too."""
         assert isinstance(node, HostedWindowNode)
-        if self.duplicates is not None and not node.on_host and not node.window_on_host:
-            needed = sum(each.tokens for each in self._unsaved(node))
-            if needed > self.host_windows.free:
-                self._evict_host_windows(needed)
-            self._save(node)
+        self._save_first(node)
         self._drop_window(node)
 
     def _leave(self, node: HostedNode) -> None:
@@ -289,16 +213,16 @@ class HostedWindowIndex(WindowIndex, HierarchicalIndex):
     def _drop_window(self, node: HostedWindowNode) -> None:
         """Windows leave the device; they may be in the host still."""
         super()._evict_window(node)
-        if node.window_on_host:
-            self.host_windows.enter(node)
+        if node.beside_on_host:
+            self.host_beside.enter(node)
 
     def _order_of(self, node: WindowNode) -> WindowQueue:
         """As the base class, in the host if they are only there."""
-        return super()._order_of(node) if node.has_window else self.host_windows.order
+        return super()._order_of(node) if node.has_window else self.host_beside.order
 
     def _split(self, child: WindowNode, position: int) -> HostedWindowNode:  # type: ignore[override]
-        """As both base classes."""
+        """As both base classes; what the host has of its windows is cut with it."""
         assert isinstance(child, HostedWindowNode)
         upper = cast(HostedWindowNode, super()._split(child, position))
-        upper.window_on_host, upper.writing = child.window_on_host, child.writing
+        upper.beside_on_host = child.beside_on_host
         return upper

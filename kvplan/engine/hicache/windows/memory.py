@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from kvplan.engine.hicache.host import HostMemory
-from kvplan.engine.sglang_windows.node import WindowNode
+from typing import cast
+
+from kvplan.engine.hicache.beside import BesideNode, HostBeside
+from kvplan.engine.hicache.windows.node import HostedWindowNode
 from kvplan.engine.sglang_windows.recency import WindowQueue
 
 _HOST_TICKETS = 1 << 48
 """Beyond those of the device's order: a node is in one or the other."""
 
 
-class HostWindows(HostMemory):
-    """Tokens of the host's other pool, counted as ``HostMemory`` does, and the order in which windows go.
-
-    In the order is whose windows are only in the host, unless a load is about to read them.
-    """
+class HostWindows(HostBeside):
+    """Tokens of the host's other pool, and the order in which windows leave it: as they came."""
 
     __slots__ = ("_entered", "order")
 
@@ -23,11 +22,16 @@ class HostWindows(HostMemory):
         self.order = WindowQueue(_HOST_TICKETS)
         self._entered = 0
 
-    def enter(self, node: WindowNode) -> None:
-        """Windows are only in the host now: they go last."""
+    def enter(self, node: BesideNode) -> None:
+        """See the base class: it goes last."""
+        assert isinstance(node, HostedWindowNode)
         self._entered = node.window_tick = self._entered + 1
         self.order.put(node)
 
-    def leave(self, node: WindowNode) -> None:
-        """Windows do not go any more, or are gone."""
-        self.order.discard(node)
+    def leave(self, node: BesideNode) -> None:
+        """See the base class."""
+        self.order.discard(cast(HostedWindowNode, node))
+
+    def next_out(self) -> BesideNode | None:
+        """See the base class; it is out of the order."""
+        return cast("BesideNode | None", self.order.pop())
