@@ -115,7 +115,7 @@ class HostedWindowIndex(WindowIndex, BesideIndex):
         super(WindowIndex, self)._visit(cast(HostedWindowNode, node), counts)
 
     def _complete(self, node: WindowNode) -> None:
-        """As the base class; windows that it was given follow its tokens."""
+        """As the base class; windows that it was given follow its tokens, unless these are on their way."""
         assert isinstance(node, HostedWindowNode)
         if self.duplicates is None and node.on_host and self._unsaved(node):
             self._back_up(node)
