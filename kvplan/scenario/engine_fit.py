@@ -13,9 +13,8 @@ replayed as they were (``kvplan.scenario.log_replay``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from kvplan.engine.protocols import StepBatch
@@ -45,14 +44,13 @@ from kvplan.scenario.fit_constants import (
     TOKEN,
     Constant,
 )
+from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, end_of
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
 from kvplan.scenario.fit_stalls import client_stalls
-from kvplan.scenario.foothold import foothold
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.search import SPREADS, Found, search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,22 +58,10 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-CORRELATED = 3.0
-"""Percentiles of one run move together, so what they tell is this much less certain than they suggest."""
-LOSS_SCALE = 0.1
 UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
-LEAST_NOISE = 0.02
-WEIGHED = 2
-"""Rounds after which features are weighed anew, where the constants have come by then."""
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
-FAR = 0.12
-"""Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
-MISSED = 0.04
-"""Percentiles that stay so far off say that the search may have begun too far from where it should end."""
-STRAYS = 0.5
-"""A constant whose usual values differ by less is not looked for far away."""
 LOOP_SPREAD = 0.4
 """Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
 requests apart, and other things that do (stalls, steps that differ) would be called its."""
@@ -149,24 +135,6 @@ def fit_engine(
     return _Fitting(scenario, logs, kind, progress or (lambda text: None)).fit()
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Of a search: all constants, and for each that was free the standard deviation of its logarithm: with
-    what is usual for all of them, and from the run alone."""
-
-    values: dict[str, float]
-    deviations: dict[str, float]
-    alone: dict[str, float]
-    noise: float = 0.0
-    factor: tuple[tuple[float, ...], ...] = ()
-    """``L`` with ``L L^T`` the covariance of the logarithms, in the order of ``deviations``."""
-
-
-def _at_bounds(end: _End, constants: Iterable[Constant]) -> bool:
-    """Whether one of them would go on if it could."""
-    return any(not c.low * 1.01 < end.values[c.name] < c.high / 1.01 for c in constants)
-
-
 class _Fitting:
     """The runs as a function of constants, and the search on it."""
 
@@ -228,7 +196,7 @@ class _Fitting:
             if c.name not in reasons or c.name == "request_s"
         ]
         before = self._errors(self.own)
-        end = self._search(free, self.start)
+        end = end_of(free, self.start, self._residual, self._weigh, self.tell)
         values = end.values
         prompts = [row.prompt_tokens for each in self.runs for row in each.log.rows]
         for name in self._unsure(free, end):
@@ -325,7 +293,7 @@ class _Fitting:
     def _errors(self, values: Mapping[str, float]) -> Errors:
         return farthest([each.errors(values) for each in self.runs])
 
-    def _unsure(self, free: Sequence[Constant], end: _End) -> list[str]:
+    def _unsure(self, free: Sequence[Constant], end: End) -> list[str]:
         """Constants that the run alone does not determine.
 
         One that ran to the end of its range would go on if it could: where it belongs is not known.
@@ -335,62 +303,8 @@ class _Fitting:
             for constant in free
             if end.alone[constant.name] > UNSURE
             or end.deviations[constant.name] > SETTLED * constant.spread
-            or _at_bounds(end, (constant,))
+            or at_bounds(end, (constant,))
         ]
-
-    def _search(self, free: Sequence[Constant], start: Mapping[str, float]) -> _End:
-        """Move the constants in ``free`` from ``start``; the others stay."""
-        import numpy as np
-
-        if not free:
-            return _End(dict(start), {}, {})
-        begin = np.log([start[c.name] for c in free])
-        low, high = np.log([c.low for c in free]), np.log([c.high for c in free])
-
-        def values_at(x: Array) -> dict[str, float]:
-            return {**start, **{c.name: float(math.exp(v)) for c, v in zip(free, x, strict=True)}}
-
-        def tell(before: int, round_: int, misfit: float) -> None:
-            self.tell(f"round {before + round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
-
-        prior = np.array([c.spread for c in free])
-
-        def searched(noise: float, point: Array) -> Found:
-            found = None
-            for number, spreads in enumerate((SPREADS[:WEIGHED], SPREADS[WEIGHED:])):
-                self._weigh(values_at(point))
-                found = search(
-                    lambda x: self._residual(values_at(x)), point, np.array([c.width for c in free]), low,
-                    high, scale=LOSS_SCALE, pull=(noise * CORRELATED / prior) ** 2, home=begin,
-                    spreads=spreads, tell=partial(tell, number * WEIGHED),
-                )  # fmt: skip
-                point = found.point
-            assert found is not None
-            return found
-
-        start_at, found = begin, searched(LEAST_NOISE, begin)
-        if found.noise > MISSED:
-            self.tell("percentiles stay off: once more, from where no constant is far off")
-            self._weigh(values_at(begin))
-            foot = foothold(
-                lambda x: self._residual(values_at(x)), begin, np.where(prior >= STRAYS, prior, 0.0), low,
-                high, scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2,
-            )  # fmt: skip
-            if np.any(foot != begin) and (other := searched(LEAST_NOISE, foot)).noise < found.noise:
-                start_at, found = foot, other
-        if found.noise > FAR:
-            self.tell("percentiles stay far off: once more, nearer to what is usual")
-            found = searched(found.noise, start_at)
-        covariance = found.covariance * (max(found.noise, LEAST_NOISE) * CORRELATED) ** 2
-        posterior = np.linalg.inv(np.linalg.inv(covariance) + np.diag(prior**-2.0))
-        alone, known = (np.sqrt(np.diag(matrix)) for matrix in (covariance, posterior))
-        return _End(
-            values_at(found.point),
-            {c.name: float(size) for c, size in zip(free, known, strict=True)},
-            {c.name: float(size) for c, size in zip(free, alone, strict=True)},
-            found.noise,
-            tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
-        )
 
 
 def _between(value: float, deviation: float | None) -> tuple[float, float] | None:
