@@ -217,9 +217,11 @@ class PrefillReplica(Replica, Prefilling):
         """As the base class; what others must hear of ends the advance."""
         super().planned(plan, clock, until)
         scheduler = self.prefill
-        # A step's end is dealt with after the next one was planned, where two are in flight.
-        noticed = bool(plan.finish) or self._ending or bool(scheduler.set_back)
-        self._ending = bool(plan.finish)
+        # One token is asked of everybody: whoever samples ends. A step's end is dealt with after the next one
+        # was planned, where two are in flight.
+        samples = plan.batch.sampled_requests > 0
+        noticed = samples or self._ending or bool(scheduler.set_back)
+        self._ending = samples
         if self.layers:
             for request in scheduler.set_back:
                 self.events.preempted(journey_of(request), clock)
