@@ -120,8 +120,7 @@ class Disaggregation:
 
         Raises:
             UsageError: no instances, an eviction policy that needs the future, pools of different layer
-                groups, groups that are not sent in this way, ranks whose caches are sent layer by layer or
-                are of several groups.
+                groups, groups that are not sent in this way, ranks whose caches are sent layer by layer.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -130,8 +129,12 @@ class Disaggregation:
             _check_eviction(pool.options)
         check_block_sizes(pools)
         self._check_groups(before.options, after.options)
-        if before.ranks is not None or after.ranks is not None:
-            self._check_ranks(before.options)
+        if self.layers and any(pool.ranks is not None for pool in pools):
+            raise UsageError(
+                "caches of data-parallel ranks that are sent layer by layer are not simulated",
+                where="disaggregation.streaming",
+                hint="leave it out: the cache is sent whole, as NIXL does",
+            )
         kind: Callable[..., DisaggregatedEngine] = DisaggregatedEngine
         if self.drafts is not None:
             from kvplan.engine.speculation.pools import DraftingPools
@@ -147,25 +150,6 @@ class Disaggregation:
             first_token=self.first_token,
             handover=self.handover,
         )
-
-    def _check_ranks(self, config: EngineConfig) -> None:
-        """Refuse ranks whose caches are sent in a way that is not simulated.
-
-        Raises:
-            UsageError: says which.
-        """
-        if self.layers:
-            raise UsageError(
-                "caches of data-parallel ranks that are sent layer by layer are not simulated",
-                where="disaggregation.streaming",
-                hint="leave it out: the cache is sent whole, as NIXL does",
-            )
-        if not one_full_group(config):
-            raise UsageError(
-                "data-parallel ranks of a model with several cache groups are not simulated as prefill and "
-                "decode instances of vLLM",
-                where="disaggregation", hint="leave out the ranks, or engine: {kind: sglang}",
-            )  # fmt: skip
 
     def _check_groups(self, prefill: EngineConfig, decode: EngineConfig) -> None:
         """Refuse what vLLM's connectors do not send, or what is not simulated.

@@ -45,7 +45,7 @@ def played(
 ) -> tuple[DisaggregatedEngine, list[RequestRow], list[str]]:
     rows: list[RequestRow] = []
     lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None, series=log)
     strategy = Disaggregation(
         (Stage("link", Link(), prefill=True, decode=True, link=True),),
         1,
