@@ -210,6 +210,11 @@ class Replica:
         """Whether a step is due though nobody runs or waits."""
         return False
 
+    @property
+    def asks(self) -> bool:
+        """Whether it asks its scheduler for steps at all."""
+        return self.scheduler.has_requests or self.owes or self.expects_blocks
+
     def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
         """A step planned at ``clock`` begins when the device is free; returns when it ends."""
         if not plan.batch.scheduled_tokens:

@@ -71,7 +71,9 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     block_bytes, assumed = _block_bytes(part, deployment)
     host = _host(scenario, part.host, deployment, block_bytes)
     if part.host.connector is not None:
-        return _with_connector(scenario, part.host, config, preemption, block_bytes, host, assumed)
+        return _with_connector(
+            scenario, part.host, deployment, config, preemption, block_bytes, host, assumed
+        )
     specs = [
         TierSpec(
             "host",
@@ -115,6 +117,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
 def _with_connector(
     scenario: Scenario,
     part: HostTierPart,
+    deployment: Deployment,
     config: EngineConfig,
     preemption: Preemption,
     block_bytes: int,
@@ -131,6 +134,10 @@ def _with_connector(
 
     chosen = offloading(part, scenario.engine.version, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
+    ranks = deployment.parallel.sequence_shards
+    if ranks > 1:
+        text = "of each rank: every one has an engine core, and a connector of its own"
+        explained.append(Assumption(f"{SECTION}.host.memory", part.memory, text))
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
     return replace(chosen, assumptions=tuple(explained))
@@ -247,7 +254,7 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
         raise UsageError(
             f"the bytes of a block follow from {fit.model.name}", where=where, hint="leave it out"
         )
-    gpus = deployment.parallel.gpus
+    gpus = _gpus(deployment)
     if fit.serving.kind == "sglang":
         found = fit.binding.capacity.block_bytes * gpus
     else:
@@ -260,6 +267,11 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
         )
     shared = f" on each of {gpus} GPUs" if gpus > 1 else ""
     return found, [Assumption(where, found, f"a block of {fit.model.name}{shared}, all layers")]
+
+
+def _gpus(deployment: Deployment) -> int:
+    """GPUs that have a sequence's cache: those of a rank, where attention has ranks."""
+    return deployment.parallel.gpus // deployment.parallel.sequence_shards
 
 
 def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> int:
@@ -285,7 +297,7 @@ def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> 
 
 
 def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_bytes: int) -> _Host:
-    gpu, gpus = deployment.gpu, deployment.parallel.gpus
+    gpu, gpus = deployment.gpu, _gpus(deployment)
     put: Transfer
     get: Transfer
     if gpu is None:

@@ -1,6 +1,7 @@
 """Strategies that go together.
 
-Drafts on engines that load what others have computed, or on ranks; a second pool of SGLang's on its ranks.
+Drafts on engines that load what others have computed, or on ranks; a second pool of SGLang's on its ranks;
+host memory of vLLM's below ranks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from kvplan.engine.lockstep.strategy import DataParallelAttention
+from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.sglang_states.strategy import RecurrentStates
 from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.engine.speculation.strategy import Speculation
@@ -53,6 +56,7 @@ def together(asked: Sequence[Strategy | Chosen]) -> Chosen:
                     strategy=change(other.strategy),
                     assumptions=(*other.assumptions, *more.assumptions),
                     warnings=(*other.warnings, *more.warnings),
+                    instances=more.instances if other.instances is None else other.instances,
                     perturbed=None if other.perturbed is None else _after(other.perturbed, change),
                 )
     names = " and ".join(item.strategy.name for item in chosen)
@@ -77,6 +81,13 @@ def _adding(more: Strategy, other: Strategy) -> Change | None:
             return strategy.with_pool(more)
 
         return pooling
+    if isinstance(more, DataParallelAttention) and isinstance(other, Offloading):
+
+        def hosting(strategy: Strategy) -> Strategy:
+            assert isinstance(strategy, Offloading)
+            return more.with_host(strategy)
+
+        return hosting
     return None
 
 

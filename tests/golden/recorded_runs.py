@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kvplan.engine.recorder import RequestRow
+from kvplan.engine.router import ReplicaView
 from kvplan.traces.request import Request, TokenRuns, count_tokens
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -37,6 +38,16 @@ def digest_of_rows(rows: Iterable[RequestRow]) -> str:
         for row in rows
     ]
     return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
+class Dealt:
+    """A router that deals requests to ranks as recorded."""
+
+    def __init__(self, ranks: dict[str, int]) -> None:
+        self.ranks = ranks
+
+    def choose(self, request: Request, replicas: Sequence[ReplicaView]) -> int:
+        return self.ranks[request.id]
 
 
 class Way:

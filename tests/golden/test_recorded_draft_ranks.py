@@ -10,36 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from drafted_runs import Passes, Played, play, recorded
-from recorded_runs import digest, recordings
+from recorded_runs import Dealt, digest, recordings
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.lockstep.drafted import DraftedLockstepEngine
 from kvplan.engine.lockstep.sglang_drafted import DraftedSglangLockstepEngine
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.router import ReplicaView
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.speculation.metrics import SECTION
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.engine.speculation.strategy import Speculation
-from kvplan.traces.request import Request
 
 VLLM = recordings("vllm-0.33.0-drafts-ranks.json.gz")
 SGLANG = recordings("sglang-0.5.23-drafts-ranks.json.gz")
-
-
-class Dealt:
-    """As recorded."""
-
-    def __init__(self, ranks: dict[str, int]) -> None:
-        self.ranks = ranks
-
-    def choose(self, request: Request, replicas: Sequence[ReplicaView]) -> int:
-        return self.ranks[request.id]
 
 
 def sha(told: object) -> str:

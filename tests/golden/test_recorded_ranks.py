@@ -12,31 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 import pytest
 from drafted_runs import Passes, play
-from recorded_runs import digest, recordings, request
+from recorded_runs import Dealt, digest, recordings, request
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.router import ReplicaView
 from kvplan.latency.linear import LinearLatency
-from kvplan.traces.request import Request
 
 RUNS = recordings("vllm-0.33.0-ranks.json.gz")
 GROUPED = recordings("vllm-0.33.0-ranks-groups.json.gz")
-
-
-class Dealt:
-    """As recorded."""
-
-    def __init__(self, ranks: dict[str, int]) -> None:
-        self.ranks = ranks
-
-    def choose(self, request: Request, replicas: Sequence[ReplicaView]) -> int:
-        return self.ranks[request.id]
 
 
 def test_ranks() -> None:

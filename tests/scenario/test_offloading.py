@@ -56,6 +56,31 @@ def test_host_memory_becomes_chunks_and_is_used() -> None:
     assert "55 GB/s" in assumed["transfer.host to device"]["value"]
 
 
+def test_every_rank_has_host_memory_of_its_own() -> None:
+    """A rank's blocks are those of a GPU, and its copies have that GPU's link."""
+    found = run(HOST, "parallel.tp=2", "parallel.dp_attention=true")
+    sections = found.recorder.sections
+    for rank in (0, 1):
+        told = {metric.name: metric.value for metric in sections[f"tiers {rank}"]}
+        assert told["host_block_bytes"] == 2 << 20
+        assert told["host_capacity_blocks"] == 8192
+    assert found.recorder.totals.finished == 60
+    assumed = {item["name"]: item for item in found.result(["kvplan"])["assumptions"]}
+    assert assumed["tiers.host.connector"]["value"] == "--kv-offloading-size 16"
+    assert assumed["tiers.host.memory"]["source"].startswith("of each rank")
+    assert "55 GB/s" in assumed["transfer.host to device"]["value"]
+
+
+def test_drafts_on_ranks_that_offload_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="tiers and speculative and data-parallel attention"):
+        run(
+            HOST,
+            "parallel.tp=2",
+            "parallel.dp_attention=true",
+            "speculative={method: ngram, acceptance: 0.5}",
+        )
+
+
 def test_a_model_of_several_groups_offloads() -> None:
     """gpt-oss: every other layer has a window of 128 tokens, and a chunk of it takes as much as one of the others."""
     model = ("model=gpt-oss-20b", "cache.blocks=2500")

@@ -77,7 +77,7 @@ def quiet_parts(ranks: Sequence[Replica], before: Group | None) -> list[Part]:
     for number, rank in enumerate(ranks):
         scheduler = rank.scheduler
         if not rank.works:
-            if rank.hears:
+            if rank.asks and (rank.hears or rank.owes):
                 return []
             continue
         if (

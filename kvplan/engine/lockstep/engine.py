@@ -70,6 +70,7 @@ class LockstepEngine(RankGroup[Replica]):
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
         self._idle = [rank.scheduler.new_plan() for rank in self.ranks]
+        """Steps of ranks that ask for none."""
         self._depth = 2 if config.async_scheduling else 1
         self._interval = config.prefill_schedule_interval if ranks > 1 else 1
         self._calls = 0
@@ -99,13 +100,18 @@ class LockstepEngine(RankGroup[Replica]):
         """Whether steps without a token count, too."""
         return any(rank.polls for rank in self.ranks)
 
+    @property
+    def owes(self) -> bool:
+        """Whether a rank is due a step though nobody runs or waits there."""
+        return any(rank.owes for rank in self.ranks)
+
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
         in_flight = self._in_flight
         self.stopped = False
         while self.clock < until and not self.stopped:
             rounds = 1
-            if self.works or (in_flight and self.polls):
+            if self.works or self.owes or (in_flight and self.polls):
                 if self.recorder.on_decision is None and self._coast(until):
                     continue
                 group = self._plan()
@@ -131,12 +137,15 @@ class LockstepEngine(RankGroup[Replica]):
             self._count(rounds)
 
     def _plan(self) -> Group:
-        """Plan a step of every rank."""
+        """Plan a step of every rank that has requests, and empty ones of others."""
         in_flight, interval = self._in_flight, self._interval
         plans = []
         # Ranks compute prompts in the same steps, whoever computed one last (vLLM's ``step_counter``).
         since_prefill = 0 if self._calls % interval else interval
         for number, rank in enumerate(self.ranks):
+            if not rank.asks:
+                plans.append(self._idle[number])
+                continue
             scheduler = rank.scheduler
             if interval > 1:
                 scheduler.steps_since_prefill = since_prefill
@@ -147,8 +156,9 @@ class LockstepEngine(RankGroup[Replica]):
 
     def _planned(self, group: Group, until: float) -> float:
         """A step was planned; returns the time to go on until, now that it is known."""
-        for rank, plan in zip(self.ranks, group.plans, strict=True):
-            until = rank.planned(plan, self.clock, until)
+        for rank, plan, idle in zip(self.ranks, group.plans, self._idle, strict=True):
+            if plan is not idle:
+                until = rank.planned(plan, self.clock, until)
         if group.tokens or group.preempts:
             self.note(self.clock)
         return until
@@ -183,8 +193,9 @@ class LockstepEngine(RankGroup[Replica]):
         for number, rank in enumerate(self.ranks):
             if self.clock > rank.gives_up_s:
                 left |= rank.give_up(self.clock, [step.plans[number] for step in (group, *flying)])
-        for rank, plan in zip(self.ranks, group.plans, strict=True):
-            rank.deliver(plan, self.clock)
+        for rank, plan, idle in zip(self.ranks, group.plans, self._idle, strict=True):
+            if plan is not idle:
+                rank.deliver(plan, self.clock)
         self.stopped = self.stops and (left or any(plan.finish for plan in group.plans))
 
     def _nothing_fits(self) -> None:

@@ -30,7 +30,7 @@ class RemoteRanks(LockstepEngine):
     @property
     def hears(self) -> bool:
         """Whether something has come that no rank has noticed."""
-        return any(rank.hears for rank in self.ranks)
+        return any(rank.hears and rank.asks for rank in self.ranks)
 
     def compute(self, until: float) -> None:
         """``advance`` of an engine on which no load ends before ``until``."""
@@ -42,7 +42,8 @@ class RemoteRanks(LockstepEngine):
         if not self.hears or self._in_flight or (self.works and not self._nothing_planned):
             return False
         for rank in self.remotes:
-            rank.remote.notice()
+            if rank.asks:
+                rank.notice()
         return True
 
     def _goes_on(self, group: Group) -> bool:

@@ -14,6 +14,7 @@ from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.sglang import SglangLockstepEngine
+    from kvplan.engine.offloading.strategy import Offloading
     from kvplan.engine.sglang.config import SglangConfig
     from kvplan.engine.sglang_states.strategy import RecurrentStates
     from kvplan.engine.sglang_windows.strategy import WindowPools
@@ -25,13 +26,15 @@ class DataParallelAttention:
     """``ranks`` attention ranks in step; ``router`` deals requests to them.
 
     ``drafts``: of the requests of every rank; None: they have none. ``pool``: of SGLang's ranks, what they
-    have beside that of tokens; with drafts these know of it.
+    have beside that of tokens; with drafts these know of it. ``host``: what vLLM's ranks offload to, each for
+    itself.
     """
 
     ranks: int
     router: str = "least-loaded"
     drafts: Speculation | None = None
     pool: RecurrentStates | WindowPools | None = None
+    host: Offloading | None = None
     behind_router: ClassVar[bool] = True
 
     @property
@@ -47,6 +50,10 @@ class DataParallelAttention:
         """The same, with a pool for states or for windows."""
         return replace(self, pool=pool)
 
+    def with_host(self, host: Offloading) -> DataParallelAttention:
+        """The same, above host memory of every rank."""
+        return replace(self, host=host)
+
     def _check(self) -> None:
         if self.ranks < 1:
             raise UsageError(f"data-parallel attention needs at least one rank, not {self.ranks}")
@@ -59,6 +66,10 @@ class DataParallelAttention:
             UnknownName: no such routing policy.
         """
         self._check()
+        if self.host is not None:
+            from kvplan.engine.lockstep.offloading import OffloadingRanks
+
+            return OffloadingRanks(self.ranks, self.router, config, latency, recorder, self.host.engine)
         if not simulated_in_segments(config):
             raise UsageError(
                 "ranks are not simulated with full attention (or chunks) in blocks of two sizes",

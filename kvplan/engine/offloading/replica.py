@@ -91,35 +91,46 @@ class OffloadingReplica(RemoteReplica):
         return bool(self.offloading.over)
 
     def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
-        """As the base class; the step may have to wait for stores, and copies begin when it has ended.
+        """As the base class; the step may have to wait for stores, and copies begin when it has ended."""
+        launched = self.flush(plan, clock, device_free)
+        ready = max(launched, device_free)
+        if not plan.batch.scheduled_tokens:
+            self.copy(plan, clock, ready, ready)
+            return launched
+        ready += self.step_seconds(plan)
+        self.copy(plan, clock, ready, ready - plan.batch.drafting_s)  # which the drafter's passes follow
+        return ready
 
-        Whatever has ended when it is launched becomes known with it.
-        """
+    def flush(self, plan: StepPlan, clock: float, device_free: float) -> float:
+        """When workers launch a step: after the stores it has to wait for."""
         scheduler = self.offloading
         free = max(clock, self._launched_s)
         flushed, scheduler.flushed = scheduler.flushed, {}
-        stores, scheduler.stores = scheduler.stores, []
-        for store in [each for each in stores if each in flushed]:
+        for store in [each for each in scheduler.stores if each in flushed]:
+            scheduler.stores.remove(store)
             self._send(self.put, store, store.blocks, max(free, device_free))
         launched = max([free, *(store.done_s for store in flushed)])
         if launched > max(free, device_free):
             self.flushes += 1
             self.flush_s += launched - max(free, device_free)
         self._launched_s = launched
-        end = ready = max(launched, device_free)
-        if plan.batch.scheduled_tokens:
-            end = ready = end + self.step_seconds(plan)
-        else:
-            end = launched
+        return launched
+
+    def copy(self, plan: StepPlan, clock: float, ready: float, outputs_s: float) -> None:
+        """Copies of a step planned at ``clock`` begin, which is computed at ``ready``, and whose outputs are
+        there at ``outputs_s``.
+
+        Whatever had ended when it was launched becomes known with it.
+        """
+        scheduler, launched = self.offloading, self._launched_s
+        stores, scheduler.stores = scheduler.stores, []
         for store in stores:
-            if store not in flushed:
-                self._send(self.put, store, store.blocks, ready)
-        self._load(clock, ready - plan.batch.drafting_s)  # which the drafter's passes follow
+            self._send(self.put, store, store.blocks, ready)
+        self._load(clock, outputs_s)
         told = (*self.put.ended(launched), *self.get.ended(launched))
         if told and isinstance(plan, RemotePlan):
             plan.told = told
             scheduler.come.clear()
-        return end
 
     def _load(self, clock: float, ready: float) -> None:
         begun, self.remote.begun = self.remote.begun, []
@@ -139,16 +150,14 @@ class OffloadingReplica(RemoteReplica):
         if transfer in way.flying:
             self.remote.come.append(transfer)
 
-    def notices_idle(self) -> bool:
+    def notice(self) -> None:
         """As the base class."""
         come = list(self.remote.come)
-        noticed = super().notices_idle()
-        if noticed:
-            for way in (self.put, self.get):
-                for transfer in come:
-                    if transfer in way.flying:
-                        way.flying.remove(transfer)
-        return noticed
+        super().notice()
+        for way in (self.put, self.get):
+            for transfer in come:
+                if transfer in way.flying:
+                    way.flying.remove(transfer)
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class."""

@@ -1,7 +1,6 @@
 """An engine instance whose requests may wait for KV from elsewhere: loads begin and end on its clock.
 
-Whatever ends at a known time is a *timer*. ``advance`` stops at each of them. A step that is running is not
-interrupted.
+Whatever ends at a known time is a *timer* (``timed``).
 
 vLLM's workers look for loads that have ended when they launch a step, and tell it with that step's output
 (``post_forward`` of its model runner, ``update_from_output`` of its scheduler). So a load that ends during
@@ -30,6 +29,7 @@ from kvplan.engine.remote.plan import RemotePlan
 from kvplan.engine.remote.queue import Load
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import UNKNOWN, KvSource, NeverArrives
+from kvplan.engine.remote.timed import Timed
 from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class RemoteReplica(Replica):
+class RemoteReplica(Replica, Timed):
     """A ``Replica`` with a source of KV beside its own cache.
 
     Args:
@@ -75,8 +75,15 @@ class RemoteReplica(Replica):
 
     @property
     def next_timer(self) -> float:
-        """When the next timer ends; infinite without any."""
+        """See ``Timed``."""
         return self._timers[0][0] if self._timers else UNKNOWN
+
+    def ring(self, until: float) -> None:
+        """See ``Timed``."""
+        timers = self._timers
+        while timers and timers[0][0] <= until:
+            time_s, _, action = heappop(timers)
+            action(time_s)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """As the base class.
@@ -89,34 +96,8 @@ class RemoteReplica(Replica):
             raise NeverArrives(self.clock, request.request.id)
 
     def advance(self, until: float) -> None:
-        """As the base class, stopping at every timer up to and including ``until``.
-
-        Where nothing can be done before ``until``, the clock is at ``until`` afterwards (unless that is
-        infinite).
-        """
-        timers = self._timers
-        while True:
-            due = self.next_timer
-            self.compute(due if due < until else until)
-            if not self.stopped and self.clock < until and self.notices_idle():
-                continue
-            # The next timer may be one that began just now, also for whoever gives up meanwhile.
-            gave_up = not self.stopped and self._gives_up_idle(min(self.next_timer, until))
-            if self.stopped:
-                return
-            if gave_up:
-                continue
-            if not timers or self.next_timer > until:
-                break
-            if self.next_timer > self.clock:
-                if self.next_timer < due:
-                    continue
-                self.clock = due  # idle until then
-            while timers and timers[0][0] <= self.clock and timers[0][0] <= until:
-                time_s, _, action = heappop(timers)
-                action(time_s)
-        if self.clock < until < UNKNOWN:
-            self.clock = until
+        """As the base class, stopping at every timer."""
+        self.advance_by_timers(until)
 
     def compute(self, until: float) -> None:
         """``advance`` of an engine on which no load ends before ``until``."""
@@ -130,19 +111,27 @@ class RemoteReplica(Replica):
             return False
         if not self._nothing_planned and (scheduler.running or scheduler.waiting.items):
             return False
-        scheduler.notice()
+        self.notice()
         return True
 
-    def _gives_up_idle(self, until: float) -> bool:
-        """Whether clients give up before ``until`` while nothing but loads goes on; they are gone then."""
-        if self._deadlines is None or self.clock >= until or self.in_flight:
-            return False
-        self.gives_up_s = self._deadlines.next_s
-        if self.gives_up_s >= until:
+    def notice(self) -> None:
+        """What has come is known, without a step that tells it."""
+        self.remote.notice()
+
+    def gives_up_idle(self, until: float) -> bool:
+        """See ``Timed``."""
+        if self.clock >= until or self.in_flight or self.deadline_s >= until:
             return False
         self.clock = max(self.clock, nextafter(self.gives_up_s, UNKNOWN))
         self.give_up(self.clock, ())
         return True
+
+    @property
+    def deadline_s(self) -> float:
+        """When the next client gives up, as far as that is known now."""
+        if self._deadlines is not None:
+            self.gives_up_s = self._deadlines.next_s
+        return self.gives_up_s
 
     def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
         """As the base class; blocks that a step in flight may still write are not free yet."""
