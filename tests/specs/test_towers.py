@@ -53,18 +53,19 @@ def test_vision(section: dict[str, Any], layer: int) -> None:
 def test_blocks_of_glm_are_as_wide_as_their_output_and_the_width_is_the_mergers() -> None:
     section = {**PLAIN, "model_type": "glm4v", "out_hidden_size": 512, "spatial_merge_size": 2}
     blocks = 3 * (4 * 64 * 64 + 3 * 64 * 512)
-    assert added(read(vision_config=section)) == blocks + 512 * 512 + 3 * 512 * 256 + 4 * 64 * 512
+    assert added(read(vision_config=section)) == blocks + 512 * 512 + 3 * 512 * 256 + 2 * 512 + 257 * 512
 
 
 def test_mergers_of_qwen_are_square_and_one_stands_behind_every_tap() -> None:
     section = {**PLAIN, "model_type": "qwen3_vl", "out_hidden_size": 512, "spatial_merge_size": 2}
     plain, merged = added(read(vision_config=PLAIN)), 4 * 64
-    assert added(read(vision_config=section)) == plain + merged * (merged + 512)
+    once = (merged + 1) * (merged + 512)
+    assert added(read(vision_config=section)) == plain + once + 2 * 64
     tapped = {**section, "deepstack_visual_indexes": [0, 1]}
-    assert added(read(vision_config=tapped)) == plain + 3 * merged * (merged + 512)
+    assert added(read(vision_config=tapped)) == plain + 3 * once + 2 * 64 + 2 * 2 * merged
     # Qwen2-VL names its own width apart from the one it hands over.
     old = {"depth": 3, "embed_dim": 64, "hidden_size": 512, "mlp_ratio": 4, "model_type": "qwen2_vl"}
-    assert added(read(vision_config=old)) == plain + merged * (merged + 512)
+    assert added(read(vision_config=old)) == plain + once + 2 * 64
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def completed(section: Fields, owner: Fields, key: str) -> Fields:
         kind = _defaults()["models"].get(model, {}).get(key, {}).get("model_type", "")
     own = _defaults()["towers"].get(kind, {})
     foreign = section.keys() - own.keys()
-    return {**{name: value for name, value in own.items() if not foreign & _like(name)}, **section}
+    filled = {name: value for name, value in own.items() if not foreign & _like(name)}
+    return {**filled, **section, **({"model_type": kind} if kind else {})}
 
 
 @cache

@@ -233,6 +233,7 @@ SQUARE_MERGERS = (
     "dots_ocr",
     "dots_vlm",
     "dots_vit",
+    "dots3_note",
     "exaone4_5",
     "mimovl",
     "mimo_v2",

@@ -6,15 +6,12 @@ and GLM, which belong to their towers, are counted there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from kvplan.specs.huggingface import resamplers
+from kvplan.specs.huggingface.between import Around, dense, two
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.widths import dense_width
-
-OVIS_INDICATORS = {"ovis": 5, "ovis2_5": 4, "ovis2_6": 4, "ovis2_6_moe": 4}
-"""Words of the visual vocabulary that stand for the parts of an image, and have no logit."""
-
 
 MOST = 1 << 36
 """Parameters of a projector; what is larger is a mistake in the file."""
@@ -30,132 +27,122 @@ def projector(config: Config, tower: Config, hidden: int) -> int:
     rule = RULES.get(kind)
     if rule is None and config.top.get("projector_hidden_size") is not None:
         rule = _between
-    size = rule(config, _Around(config, tower), hidden) if rule is not None else 0
+    size = rule(config, Around(config, tower), hidden) if rule is not None else 0
     if size > MOST:
         raise config.error(f"{size:,} parameters in front of it are more than any model has", "hidden_size")
     return size
 
 
-class _Around:
-    """Numbers of the whole model's file, or of its tower's section."""
-
-    def __init__(self, config: Config, tower: Config) -> None:
-        self.whole = Config(config.top, {}, config.path)
-        self.tower = tower
-
-    def count(self, key: str, default: int) -> int:
-        found = self.whole.optional(key)
-        return int(found or self.tower.optional(key) or default)
-
-    def patches(self, *keys: str) -> int:
-        """Patches side by side that become one token: a side squared, or a list's product."""
-        for key in keys:
-            value = self.tower.data.get(key, self.whole.data.get(key))
-            if isinstance(value, list) and len(value) == 2:
-                rows, columns = (Config({key: side}, {}, self.whole.path).count(key) for side in value)
-                return rows * columns
-            if value is not None:
-                side = Config({key: value}, {}, self.whole.path).number(key) or 1.0
-                side = min(max(side, 1e-6), 1e6)
-                side = 1 / side if side < 1 else side
-                return max(int(side) ** 2, 1)
-        return 4
-
-    def taps(self) -> int:
-        """Layers of the tower whose outputs are handed over side by side."""
-        listed = self.whole.data.get("vision_feature_layer")
-        return max(len(listed), 1) if isinstance(listed, list) else 1
-
-
-def _llava(config: Config, around: _Around, hidden: int) -> int:
+def _llava(config: Config, around: Around, hidden: int) -> int:
     out = config.count("hidden_size")
-    return out * (around.taps() * hidden + out)
+    return two(around.taps() * hidden, out, out, around.whole.flag("multimodal_projector_bias", True))
 
 
-def _mistral(config: Config, around: _Around, hidden: int) -> int:
-    return _llava(config, around, hidden) + around.patches("spatial_merge_size") * hidden * hidden
+def _lined(config: Config, around: Around, hidden: int) -> int:
+    """LLaVA-NeXT: a learned end of an image's lines."""
+    return _llava(config, around, hidden) + config.count("hidden_size")
 
 
-def _intern(config: Config, around: _Around, hidden: int) -> int:
-    out = config.count("hidden_size")
-    return out * (around.patches("downsample_ratio") * hidden + out)
+def _vip(config: Config, around: Around, hidden: int) -> int:
+    return _llava(config, around, hidden) + 2 * around.taps() * hidden
 
 
-def _between(config: Config, around: _Around, hidden: int) -> int:
-    """LFM-VL, Cosmos: patches side by side, a width between, the text's."""
+def _mistral(config: Config, around: Around, hidden: int) -> int:
+    out, biased = config.count("hidden_size"), around.whole.flag("multimodal_projector_bias")
+    merger = around.patches("spatial_merge_size") * hidden * hidden + hidden
+    return two(around.taps() * hidden, out, out, biased) + merger
+
+
+def _intern(config: Config, around: Around, hidden: int) -> int:
+    out, merged = config.count("hidden_size"), around.patches("downsample_ratio") * hidden
+    return 2 * merged + two(merged, out, out)
+
+
+def _between(config: Config, around: Around, hidden: int) -> int:
+    """LFM2-VL and others: patches side by side, a width between, the text's."""
     merged = around.patches("spatial_merge_size", "downsample_factor") * hidden
-    return around.count("projector_hidden_size", 1) * (merged + config.count("hidden_size"))
+    size = two(merged, around.count("projector_hidden_size", 1), config.count("hidden_size"))
+    return size + (2 * merged if around.whole.flag("projector_use_layernorm", True) else 0)
 
 
-def _nvlm(config: Config, around: _Around, hidden: int) -> int:
+def _normed(config: Config, around: Around, hidden: int) -> int:
+    """LFM3-VL, Cosmos 3 Edge: the norm stands before the merger."""
+    merged = around.patches("spatial_merge_size", "downsample_factor") * hidden
+    return 2 * hidden + two(merged, around.count("projector_hidden_size", 1), config.count("hidden_size"))
+
+
+def _minimax(config: Config, around: Around, hidden: int) -> int:
+    """MiniMax M3: every patch into the text's width, then four of them side by side."""
+    out, wide = config.count("hidden_size"), around.count("projector_hidden_size", 6144)
+    merged = around.patches("spatial_merge_size") * out
+    return two(hidden, wide, out) + two(merged, wide, out)
+
+
+def _adapted(config: Config, around: Around, hidden: int) -> int:
+    """Muse: an adapter of one width, and a projection."""
+    wide, merged = around.count("projector_hidden_size", 4096), around.patches("merge_size") * hidden
+    return two(merged, wide, wide, biased=False) + wide * config.count("hidden_size")
+
+
+def _shuffled_twice(config: Config, around: Around, hidden: int) -> int:
+    """Llama 4: patches side by side, as wide as the feed-forward parts, through an adapter; a matrix."""
+    wide = around.tower.integer("projector_output_dim", 4096)
+    merged, between = (
+        around.tower.integer("intermediate_size", 5632),
+        around.tower.integer("projector_input_dim", 4096),
+    )
+    handed = around.tower.integer("vision_output_dim", 4096)
+    return int(merged * between + wide * wide + handed * config.count("hidden_size"))
+
+
+def _omni(config: Config, around: Around, hidden: int) -> int:
+    """Nemotron Omni: an RMS norm and two matrices without biases."""
+    merged = around.patches("downsample_ratio") * hidden
+    wide = around.count("projector_hidden_size", 4096)
+    return merged + two(merged, wide, config.count("hidden_size"), biased=False)
+
+
+def _nvlm(config: Config, around: Around, hidden: int) -> int:
     out, between = config.count("hidden_size"), dense_width(config, 0, gated=True) or 0
     return between * (around.patches("downsample_ratio") * hidden + out)
 
 
-def _shuffled(config: Config, around: _Around, hidden: int) -> int:
+def _shuffled(config: Config, around: Around, hidden: int) -> int:
     return around.patches("scale_factor") * hidden * config.count("hidden_size")
 
 
-def _linear(config: Config, around: _Around, hidden: int) -> int:
+def _linear(config: Config, around: Around, hidden: int) -> int:
     return hidden * config.count("hidden_size")
 
 
-def _cohere(config: Config, around: _Around, hidden: int) -> int:
+def _biased(config: Config, around: Around, hidden: int) -> int:
+    return dense(hidden, config.count("hidden_size"))
+
+
+def _soft(config: Config, around: Around, hidden: int) -> int:
+    """Gemma 3: an RMS norm, and a matrix."""
+    return _linear(config, around, hidden) + hidden
+
+
+def _crossed(config: Config, around: Around, hidden: int) -> int:
+    """Llama 3.2 Vision: outputs of tapped layers beside the last."""
+    taps = len(around.tower.items("intermediate_layers_indices") or [])
+    return dense(around.count("vision_output_dim", (1 + taps) * hidden), config.count("hidden_size"))
+
+
+def _cohere(config: Config, around: Around, hidden: int) -> int:
     between = around.count("alignment_intermediate_size", 4 * config.count("hidden_size"))
     merged = around.patches("downsample_factor") * hidden
-    return between * merged + between // 2 * config.count("hidden_size")  # gated
+    norm = 2 * merged if around.whole.get("model_type") == "aya_vision" else 0
+    return norm + dense(merged, between) + dense(between // 2, config.count("hidden_size"))  # gated
 
 
-def _moonvit(config: Config, around: _Around, hidden: int) -> int:
+def _moonvit(config: Config, around: Around, hidden: int) -> int:
     merged = around.patches("merge_kernel_size", "spatial_merge_size") * hidden
-    return merged * (merged + config.count("hidden_size"))
+    return 2 * hidden + two(merged, merged, config.count("hidden_size"))
 
 
-def _resampled(config: Config, around: _Around, hidden: int) -> int:
-    """Learned queries look at the patches: K and V from their width, attention, and a last matrix."""
-    out = config.count("hidden_size")
-    return hidden * out + 5 * out * out
-
-
-def _perceived(config: Config, around: _Around, hidden: int) -> int:
-    """Idefics 2: a gated layer into the text's width, then a Perceiver of 64 queries."""
-    out, width = config.count("hidden_size"), dense_width(config, 0, gated=True) or 0
-    inner = around.whole.sub("perceiver_config")
-    said: Mapping[str, Any] = inner.data if inner is not None else {}
-    own = Config(said, {}, config.path, "perceiver_config.")
-    heads, dim = own.integer("resampler_n_heads", 16), own.integer("resampler_head_dim", 96)
-    groups, depth = own.integer("num_key_value_heads", 4), own.integer("resampler_depth", 3)
-    layer = 2 * out * dim * (heads + groups) + 3 * out * 4 * out
-    return width * (2 * hidden + out) + int(depth * layer + own.integer("resampler_n_latents", 64) * out)
-
-
-def _ovis(config: Config, around: _Around, hidden: int) -> int:
-    """Ovis: patches become words of a visual vocabulary, which has embeddings of its own."""
-    inner = around.whole.sub("visual_tokenizer_config")
-    own = inner if inner is not None else around.whole
-    words = own.integer("visual_vocab_size", own.integer("vocab_size", 65536) if inner is not None else 65536)
-    side = own.integer("hidden_stride", 2)
-    indicators = OVIS_INDICATORS[str(around.whole.data["model_type"])]
-    return int(words * config.count("hidden_size") + side * side * hidden * (words - indicators))
-
-
-def _molmo(config: Config, around: _Around, hidden: int) -> int:
-    """Molmo: four patches of two layers are pooled by attention, then a gated layer of half the text's."""
-    half = config.count("intermediate_size") // 2
-    pooled = 3 * 2 * hidden * hidden + hidden * hidden
-    return pooled + half * (2 * hidden + config.count("hidden_size"))
-
-
-def _docling(config: Config, around: _Around, hidden: int) -> int:
-    """Granite Docling: two paths that merge patches by a factor each, also behind every tapped layer."""
-    tower, out = around.tower, around.count("out_hidden_size", config.count("hidden_size"))
-    factor = tower.integer("scale_factor", 4)
-    taps = len(tower.items("deepstack_visual_indexes") or [])
-    sides = [factor, factor // 2] if tower.flag("use_fine_route") else [factor]
-    return int(sum(out * ((1 + taps) * side * side * hidden + taps * out) for side in sides) + out * out)
-
-
-def _described(config: Config, around: _Around, hidden: int) -> int:
+def _described(config: Config, around: Around, hidden: int) -> int:
     """DeepSeek-VL2 and DeepSeek-OCR: a section says how many matrices, and how many patches go in."""
     own = around.whole.sub("projector_config")
     if own is None:
@@ -163,62 +150,102 @@ def _described(config: Config, around: _Around, hidden: int) -> int:
     out = own.integer("n_embed", config.count("hidden_size"))
     merged = own.integer("input_dim", hidden)
     if own.get("projector_type") == "linear":
-        return int(merged * out)
+        return dense(merged, out)
     if own.get("projector_type") == "downsample_mlp_gelu":
         merged *= own.integer("downsample_ratio", 2) ** 2
     wide = out * own.integer("mlp_ratio", 1)
     between = max(own.integer("depth", 2) - 2, 0)
-    return int(merged * wide + between * wide * wide + wide * out)
+    return int(dense(merged, wide) + between * dense(wide, wide) + dense(wide, out))
 
 
-def _glm4v(config: Config, around: _Around, hidden: int) -> int:
+def _separated(config: Config, around: Around, hidden: int) -> int:
+    """DeepSeek-OCR's kin in transformers: one matrix, an end of lines and one of views."""
+    return dense(hidden, config.count("hidden_size")) + 2 * config.count("hidden_size")
+
+
+def _upsampled(config: Config, around: Around, hidden: int) -> int:
+    """GOT-OCR: a convolution of side three that doubles the width, one to the text's, and a matrix."""
+    out, below = config.count("hidden_size"), around.tower.integer("output_channels", 256)
+    return int(18 * below * (below + out)) + dense(out, out)
+
+
+def _aligned(config: Config, around: Around, hidden: int) -> int:
+    """Janus: as many matrices as its tower's ``depth``."""
+    out = around.tower.integer("projection_dim", config.count("hidden_size"))
+    return int(dense(hidden, out) + (around.tower.integer("depth", 2) - 1) * dense(out, out))
+
+
+def _flat(config: Config, around: Around, hidden: int) -> int:
+    """HyperCLOVA X: a matrix behind the tower's own merger."""
+    return dense(around.tower.integer("out_hidden_size", hidden), config.count("hidden_size"))
+
+
+def _glm4v(config: Config, around: Around, hidden: int) -> int:
     """GLM-4V: a strided convolution to the text's width, a projection, a gated layer; learned positions."""
     out, width = config.count("hidden_size"), dense_width(config, 0, gated=True) or 0
     positions: int = around.tower.integer("num_positions", 0, least=0)
     return out * (4 * hidden + out + 3 * width) + hidden * positions
 
 
-def _step3(config: Config, around: _Around, hidden: int) -> int:
+def _step3(config: Config, around: Around, hidden: int) -> int:
     """Step 3: strided convolutions of sides two and three, the second twice as wide; then the text's."""
     wide = around.tower.integer("output_hidden_size", 4096)
     return int(4 * hidden * wide + 18 * wide * wide + 2 * wide * config.count("hidden_size"))
 
 
-def _step_vl(config: Config, around: _Around, hidden: int) -> int:
+def _step_vl(config: Config, around: Around, hidden: int) -> int:
     """Two strided convolutions of side three, each doubling the width."""
-    return 90 * hidden * hidden + 4 * hidden * config.count("hidden_size")
+    return 90 * hidden * hidden + 6 * hidden + 4 * hidden * config.count("hidden_size")
 
 
-def _fused(config: Config, around: _Around, hidden: int) -> int:
+def _fused(config: Config, around: Around, hidden: int) -> int:
     """OpenVLA: both towers side by side, four times as wide between."""
     out = config.count("hidden_size")
     return 4 * hidden * (hidden + out) + out * out
 
 
-def _phi3v(config: Config, around: _Around, hidden: int) -> int:
+def _phi3v(config: Config, around: Around, hidden: int) -> int:
     out = config.count("hidden_size")
     return out * (4 * hidden + out)
 
 
-RULES: dict[str, Callable[[Config, _Around, int], int]] = {
-    **dict.fromkeys(
-        ("llava", "llava_next", "llava_next_video", "llava_onevision", "vipllava", "video_llava"), _llava
-    ),
-    **dict.fromkeys(("mistral3", "lightonocr", "lighton_ocr"), _mistral),
+RULES: dict[str, Callable[[Config, Around, int], int]] = {
+    **dict.fromkeys(("llava", "video_llava", "video_llama_3", "fast_vlm", "deepseek_vl"), _llava),
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), _lined),
+    "vipllava": _vip,
+    **dict.fromkeys(("mistral3", "mistral_large4", "lightonocr", "lighton_ocr"), _mistral),
     **dict.fromkeys(
         ("internvl_chat", "internvl", "h2ovl_chat", "skywork_chat", "interns1", "qianfan_ocr"), _intern
     ),
+    **dict.fromkeys(("cosmos3_edge", "lfm3_vl"), _normed),
+    "minimax_m3_vl": _minimax,
+    **dict.fromkeys(("muse_glimmer", "muse_spark"), _adapted),
+    "llama4": _shuffled_twice,
+    "mllama": _crossed,
+    "nemotron_h_omni": _omni,
     "NVLM_D": _nvlm,
     **dict.fromkeys(("idefics3", "smolvlm"), _shuffled),
-    **dict.fromkeys(("paligemma", "gemma3", "colpali", "t5gemma2", "gemma4"), _linear),
+    **dict.fromkeys(("colpali", "gemma4"), _linear),
+    **dict.fromkeys(("gemma3", "shieldgemma2", "t5gemma2"), _soft),
+    "paligemma": _biased,
     **dict.fromkeys(("aya_vision", "cohere2_vision"), _cohere),
     **dict.fromkeys(("kimi_vl", "kimi_k25", "paddleocr_vl"), _moonvit),
-    **dict.fromkeys(("minicpmv", "minicpmo"), _resampled),
-    "idefics2": _perceived,
-    **dict.fromkeys(OVIS_INDICATORS, _ovis),
-    "molmo": _molmo,
-    "granite_docling": _docling,
+    **dict.fromkeys(("minicpmv", "minicpmo"), resamplers.resampled),
+    **dict.fromkeys(("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"), resamplers.windowed),
+    "aria": resamplers.queried,
+    **dict.fromkeys(("kosmos-2", "kosmos-2.5"), resamplers.latent),
+    "ernie4_5_vl_moe": resamplers.temporal,
+    "idefics2": resamplers.perceived,
+    **dict.fromkeys(resamplers.OVIS_INDICATORS, resamplers.ovis),
+    "ovis2": resamplers.ovis_2,
+    "molmo": resamplers.molmo,
+    "molmo2": resamplers.molmo_2,
+    "granite_docling": resamplers.docling,
     "deepseek_vl_v2": _described,
+    "unlimited_ocr": _separated,
+    **dict.fromkeys(("got_ocr2", "pp_chart2table"), _upsampled),
+    "janus": _aligned,
+    "hyperclovax_vision_v2": _flat,
     "chatglm": _glm4v,
     "step3_vl": _step3,
     **dict.fromkeys(("step_robotics", "step3p7"), _step_vl),

@@ -11,17 +11,14 @@ from kvplan.errors import SpecError
 from kvplan.specs.huggingface.class_towers import tower_owners
 from kvplan.specs.huggingface.codecs import is_codec
 from kvplan.specs.huggingface.config import Config
-from kvplan.specs.huggingface.towers import (
-    ELSEWHERE,
+from kvplan.specs.huggingface.tower_shapes import (
     Shape,
     attention_parameters,
     is_gated_tower,
     names_a_size,
-    timm_towers,
-    tower_section,
     tower_shape,
-    uncounted,
 )
+from kvplan.specs.huggingface.towers import ELSEWHERE, timm_towers, tower_section, uncounted
 from kvplan.specs.model import ExtraWeights
 
 SOUND = (
