@@ -38,7 +38,7 @@ def added(imported: Imported) -> int:
         ({"model_type": "internvl_chat", "downsample_ratio": 0.5}, 2 * 256 + 257 * 512 + 513 * 512),
         ({"model_type": "NVLM_D", "downsample_ratio": 0.5}, 256 * 1024 + 1024 * 512),
         ({"model_type": "idefics3", "scale_factor": 4}, 16 * 64 * 512),
-        ({"model_type": "paligemma"}, 65 * 512),
+        ({"model_type": "paligemma"}, 65 * 2048),
         ({"model_type": "aya_vision", "downsample_factor": 2, "alignment_intermediate_size": 96},
          2 * 256 + 257 * 96 + 49 * 512),
         ({"model_type": "lfm2_vl", "downsample_factor": 2, "projector_hidden_size": 96},
@@ -212,6 +212,7 @@ def test_t5gemma_2_projects_both_attentions_by_the_same_matrices() -> None:
 
 def test_sounds_come_through_convolutions_and_a_projector() -> None:
     audio = {
+        "model_type": "some_encoder",
         "d_model": 64,
         "encoder_layers": 3,
         "encoder_attention_heads": 2,
@@ -221,12 +222,14 @@ def test_sounds_come_through_convolutions_and_a_projector() -> None:
     stem = 3 * 64 * (8 + 64)
     assert added(read(audio_config=audio)) == BLOCKS + stem
     for kind, between in (
-        ("audioflamingo3", 512 * (64 + 512)),
-        ("glmasr", 1024 * (256 + 512)),
-        ("qwen3_asr", 480 * (18 * 480 + 64) - stem + 64 * (64 + 512)),  # three convolutions of its class
-        ("qwen2_audio", 64 * 512),
+        ("audioflamingo3", 65 * 512 + 513 * 512),
+        ("glmasr", 257 * 1024 + 1025 * 512),
+        ("qwen3_asr", 65 * 64 + 65 * 512),
+        ("qwen2_audio", 65 * 512),
     ):
         assert added(read(model_type=kind, audio_config=audio)) == BLOCKS + stem + between
+    pitched = {**audio, "downsample_hidden_size": 480}
+    assert added(read(audio_config=pitched)) == BLOCKS + 480 * (18 * 480 + 64)
     found = read(model_type="ultravox", audio_config=audio, hidden_size=1024, stack_factor=8)
     assert added(found) == BLOCKS + stem + 1024 * 512 + 512 * 512
 

@@ -32,7 +32,8 @@ class Around:
 
     def taps(self) -> int:
         """Layers of the tower whose outputs are handed over side by side."""
-        listed = self.whole.data.get("vision_feature_layer")
+        keys = ("vision_feature_layers", "vision_feature_layer")
+        listed = next((self.whole.data[key] for key in keys if key in self.whole.data), None)
         return max(len(listed), 1) if isinstance(listed, list) else 1
 
 

@@ -249,6 +249,12 @@ CLASS_TOWERS: dict[str, dict[str, int | str]] = {
 }  # fmt: skip
 """Towers that files say nothing of: the model's class has them."""
 
+CONVOLUTIONAL_TOWERS: dict[str, tuple[int, int, int, int]] = {
+    "mobilenetv5_300m_enc": (84, 2048, 3840, 294_126_912),
+    "fastvit_mci3": (44, 3072, 3072, 122_714_208),
+}
+"""Blocks, width handed over, width between and parameters of towers of timm's (1.0), by architecture."""
+
 TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
     "gemma3n_audio": {"mlp_ratio": 4},
     "idefics2": {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072},

@@ -44,7 +44,10 @@ def _lined(config: Config, around: Around, hidden: int) -> int:
 
 
 def _vip(config: Config, around: Around, hidden: int) -> int:
-    return _llava(config, around, hidden) + 2 * around.taps() * hidden
+    """VipLLaVA: five layers side by side where the file does not say which, and a norm."""
+    said = any(key in around.whole.data for key in ("vision_feature_layers", "vision_feature_layer"))
+    out, merged = config.count("hidden_size"), (around.taps() if said else 5) * hidden
+    return 2 * merged + two(merged, out, out, around.whole.flag("multimodal_projector_bias", True))
 
 
 def _mistral(config: Config, around: Around, hidden: int) -> int:
@@ -61,14 +64,15 @@ def _intern(config: Config, around: Around, hidden: int) -> int:
 def _between(config: Config, around: Around, hidden: int) -> int:
     """LFM2-VL and others: patches side by side, a width between, the text's."""
     merged = around.patches("spatial_merge_size", "downsample_factor") * hidden
-    size = two(merged, around.count("projector_hidden_size", 1), config.count("hidden_size"))
+    size = two(merged, around.count("projector_hidden_size", 2560), config.count("hidden_size"))
     return size + (2 * merged if around.whole.flag("projector_use_layernorm", True) else 0)
 
 
 def _normed(config: Config, around: Around, hidden: int) -> int:
     """LFM3-VL, Cosmos 3 Edge: the norm stands before the merger."""
     merged = around.patches("spatial_merge_size", "downsample_factor") * hidden
-    return 2 * hidden + two(merged, around.count("projector_hidden_size", 1), config.count("hidden_size"))
+    wide = {"cosmos3_edge": 11520}.get(str(around.whole.data["model_type"]), 4096)
+    return 2 * hidden + two(merged, around.count("projector_hidden_size", wide), config.count("hidden_size"))
 
 
 def _minimax(config: Config, around: Around, hidden: int) -> int:
@@ -80,7 +84,8 @@ def _minimax(config: Config, around: Around, hidden: int) -> int:
 
 def _adapted(config: Config, around: Around, hidden: int) -> int:
     """Muse: an adapter of one width, and a projection."""
-    wide, merged = around.count("projector_hidden_size", 4096), around.patches("merge_size") * hidden
+    wide = around.count("projector_hidden_size", 4096)
+    merged = around.whole.integer("out_hidden_size", around.patches("merge_size") * hidden)
     return two(merged, wide, wide, biased=False) + wide * config.count("hidden_size")
 
 
@@ -93,6 +98,14 @@ def _shuffled_twice(config: Config, around: Around, hidden: int) -> int:
     )
     handed = around.tower.integer("vision_output_dim", 4096)
     return int(merged * between + wide * wide + handed * config.count("hidden_size"))
+
+
+def _merged_flat(config: Config, around: Around, hidden: int) -> int:
+    """Inkling 2: two matrices without biases, whose widths the tower says."""
+    tower = around.tower
+    out = tower.integer("text_hidden_size", config.count("hidden_size"))
+    merged = around.patches("spatial_merge_size") * hidden
+    return two(merged, tower.integer("projection_hidden_dim", 4096), out, biased=False)
 
 
 def _omni(config: Config, around: Around, hidden: int) -> int:
@@ -116,12 +129,24 @@ def _linear(config: Config, around: Around, hidden: int) -> int:
 
 
 def _biased(config: Config, around: Around, hidden: int) -> int:
-    return dense(hidden, config.count("hidden_size"))
+    out = around.tower.optional("projection_dim") or around.whole.optional("projection_dim")
+    return dense(hidden, out or 2048)
 
 
 def _soft(config: Config, around: Around, hidden: int) -> int:
     """Gemma 3: an RMS norm, and a matrix."""
     return _linear(config, around, hidden) + hidden
+
+
+def _heard_and_seen(config: Config, around: Around, hidden: int) -> int:
+    """Gemma 3n: words for places of images, norms of these and of what the tower gives; a matrix."""
+    return int((around.tower.integer("vocab_size", 128) + 2 + config.count("hidden_size")) * hidden)
+
+
+def _separate(config: Config, around: Around, hidden: int) -> int:
+    """Phi-4-multimodal: two matrices, and ends of the small and the whole image's lines."""
+    out = config.count("hidden_size")
+    return two(hidden, out, out) + 2 * hidden
 
 
 def _crossed(config: Config, around: Around, hidden: int) -> int:
@@ -131,15 +156,19 @@ def _crossed(config: Config, around: Around, hidden: int) -> int:
 
 
 def _cohere(config: Config, around: Around, hidden: int) -> int:
-    between = around.count("alignment_intermediate_size", 4 * config.count("hidden_size"))
+    aya = around.whole.data["model_type"] == "aya_vision"
+    usual = config.count("hidden_size") if aya else 36864
+    between = around.count("alignment_intermediate_size", usual)
     merged = around.patches("downsample_factor") * hidden
-    norm = 2 * merged if around.whole.get("model_type") == "aya_vision" else 0
+    norm = 2 * merged if aya else 0
     return norm + dense(merged, between) + dense(between // 2, config.count("hidden_size"))  # gated
 
 
 def _moonvit(config: Config, around: Around, hidden: int) -> int:
     merged = around.patches("merge_kernel_size", "spatial_merge_size") * hidden
-    return 2 * hidden + two(merged, merged, config.count("hidden_size"))
+    return 2 * around.count("projection_hidden_size", hidden) + two(
+        merged, merged, config.count("hidden_size")
+    )
 
 
 def _described(config: Config, around: Around, hidden: int) -> int:
@@ -220,8 +249,12 @@ RULES: dict[str, Callable[[Config, Around, int], int]] = {
     **dict.fromkeys(("cosmos3_edge", "lfm3_vl"), _normed),
     "minimax_m3_vl": _minimax,
     **dict.fromkeys(("muse_glimmer", "muse_spark"), _adapted),
+    "lfm2_vl": _between,
+    "inkling2": _merged_flat,
     "llama4": _shuffled_twice,
     "mllama": _crossed,
+    **dict.fromkeys(("phi4_multimodal", "phi4mm"), _separate),
+    "gemma3n": _heard_and_seen,
     "nemotron_h_omni": _omni,
     "NVLM_D": _nvlm,
     **dict.fromkeys(("idefics3", "smolvlm"), _shuffled),

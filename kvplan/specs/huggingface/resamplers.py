@@ -49,8 +49,9 @@ def queried(config: Config, around: Around, hidden: int) -> int:
 
 def latent(config: Config, around: Around, hidden: int) -> int:
     """Kosmos: a matrix, then learned queries that attend to what it gives."""
-    out = config.count("hidden_size")
-    return dense(hidden, out) + around.count("latent_query_num", 64) * out + 4 * dense(out, out)
+    out, usual = config.count("hidden_size"), 2048 if around.whole.data["model_type"] == "kosmos-2.5" else 64
+    queries = around.count("latent_query_num", usual)
+    return dense(hidden, out) + queries * out + 4 * dense(out, out)
 
 
 def temporal(config: Config, around: Around, hidden: int) -> int:
@@ -89,7 +90,7 @@ def ovis_2(config: Config, around: Around, hidden: int) -> int:
     """Ovis 2 of transformers: its table is as wide as the whole model's file says."""
     words, side = around.tower.integer("vocab_size", 16384), around.tower.integer("hidden_stride", 1)
     heads = words - around.tower.integer("num_visual_indicator_tokens", 5)
-    return int(words * around.count("hidden_size", 1536) + (side * side * hidden + 2) * heads)
+    return int(words * around.whole.integer("hidden_size", 1536) + (side * side * hidden + 2) * heads)
 
 
 def molmo(config: Config, around: Around, hidden: int) -> int:
@@ -107,9 +108,7 @@ def molmo_2(config: Config, around: Around, hidden: int) -> int:
     heads, dim = own.integer("num_attention_heads", 16), own.integer("head_dim", 72)
     query, key, inner = heads * dim, own.integer("num_key_value_heads", heads) * dim, taps * hidden
     wide, pooled = own.integer("hidden_size", hidden), dense(inner, query) + 2 * dense(inner, key)
-    gated = own.integer("intermediate_size", 18944) * (
-        2 * wide + own.integer("text_hidden_size", config.count("hidden_size"))
-    )
+    gated = own.integer("intermediate_size", 18944) * (2 * wide + own.integer("text_hidden_size", 3584))
     return int(pooled + dense(query, wide) + gated)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvplan.errors import SpecError
+from kvplan.specs.huggingface.between import dense, two
 from kvplan.specs.huggingface.class_towers import tower_owners
 from kvplan.specs.huggingface.codecs import is_codec
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.tower_details import details
 from kvplan.specs.huggingface.tower_shapes import (
     Shape,
     attention_parameters,
@@ -53,7 +55,8 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
                     notes.append(uncounted(name))
                     continue
                 size = shape.layers * _layer(section, shape) + _stem(section, shape)
-                size += _projector(config, shape.hidden)
+                size += details(section, shape, shape.width, is_gated_tower(section))
+                size += _projector(config, section, shape)
                 notes += _cached_frames(section, shape, name)
                 found.append(
                     ExtraWeights.model_construct(name=f"{name} tower", parameters=size, active=False)
@@ -95,7 +98,8 @@ def _layer(config: Config, shape: Shape) -> int:
         return attention_parameters(config, hidden) + feed
     expansion: int = config.integer("conv_expansion_factor", 1)
     # Pointwise convolutions up (twice as wide for its gate) and down; the depthwise one between is small.
-    return (5 if relative else 4) * hidden * hidden + 2 * feed + 3 * expansion * hidden * hidden
+    pointwise = 3 * expansion + ("conv_glu_type" in config.data)  # Phi-4-multimodal has one more
+    return ((5 if relative else 4) + pointwise) * hidden * hidden + 2 * feed
 
 
 def _stem(config: Config, shape: Shape) -> int:
@@ -109,12 +113,13 @@ def _stem(config: Config, shape: Shape) -> int:
     return narrow * (18 * narrow + -(-bins // 8) * shape.hidden)
 
 
-def _projector(config: Config, hidden: int) -> int:
-    """Parameters between a tower for sounds ``hidden`` wide and the language model of ``config``.
+def _projector(config: Config, tower: Config, shape: Shape) -> int:
+    """Parameters between a tower for sounds and the language model of ``config``.
 
     Raises:
         SpecError: a width that is not a number.
     """
+    hidden = shape.hidden
     whole, out = Config(config.top, {}, config.path), config.count("hidden_size")
     kind = str(config.top.get("model_type") or "")
     if kind == "ultravox":  # frames side by side, a gated layer between
@@ -122,9 +127,17 @@ def _projector(config: Config, hidden: int) -> int:
         halved = 2 if whole.get("projector_act", "swiglu") == "swiglu" else 1
         return int(between * (whole.integer("stack_factor", 8) * hidden) + between // halved * out)
     if kind in ("audioflamingo3", "musicflamingo"):
-        return out * (hidden + out)
+        return two(hidden, out, out)
+    if kind in ("voxtral", "voxtral_realtime"):
+        factor = whole.integer("downsample_factor", 4)
+        frames = shape.width if kind == "voxtral" else factor * hidden  # side by side
+        return int(two(frames, out, out, biased=False))
     if kind == "glmasr":
-        return 2 * out * (4 * hidden + out)
+        return two(4 * hidden, 2 * out, out)
     if kind.startswith(("qwen3_asr", "qwen3_omni")):
-        return hidden * (hidden + out)
-    return hidden * out if kind == "qwen2_audio" else 0
+        return two(hidden, hidden, tower.integer("output_dim", out))
+    if kind == "phi4_multimodal":  # one projector beside images, one without
+        return 2 * two(hidden, out, out)
+    if kind.startswith("qwen2_5_omni"):
+        return dense(hidden, tower.integer("output_dim", out))
+    return dense(hidden, out) if kind == "qwen2_audio" else 0

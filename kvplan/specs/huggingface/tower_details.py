@@ -1,4 +1,4 @@
-"""What a tower for images has beside its layers' matrices: patches, positions, biases and norms.
+"""What a tower has beside its layers' matrices: patches, positions, biases and norms.
 
 Which of them is a habit of the tower's class; their sizes follow from its fields. A class that is not known
 here has its matrices counted alone, which is 0.1 to 0.5 % of a model less.
@@ -129,7 +129,8 @@ def _segmenting(tower: Config, shape: Shape) -> int:
         out = above
     if grid is None or heads is None or not tower.flag("use_rel_pos", True):
         return int(size)
-    everywhere = len(tower.items("global_attn_indexes") or range(4))
+    listed = tower.items("global_attn_indexes") or (2, 5, 8, 11)
+    everywhere = sum(type(layer) is int and layer < shape.layers for layer in listed)
     window = tower.integer("window_size", 14)
     seen = everywhere * (grid[0] // heads[0]) + (shape.layers - everywhere) * window
     return int(size + 2 * dim * (2 * seen - shape.layers))
@@ -160,6 +161,18 @@ def _pyramid(tower: Config, shape: Shape) -> int:
     return int(size)
 
 
+def _convolved(tower: Config, shape: Shape) -> int:
+    """LFM3-VL: layers with a gated convolution over the grid of patches in place of attention."""
+    kinds = tower.items("layer_types") or [
+        "conv" if layer < 2 or layer % 2 else "full_attention" for layer in range(shape.layers)
+    ]
+    convolved, hidden = sum(kind == "conv" for kind in kinds), shape.hidden
+    query, key = attention_widths(tower, hidden)
+    norms = 2 * (query // (first_of(tower, "num_attention_heads") or 1))
+    mixed = hidden * (4 * hidden + tower.integer("conv_kernel_size", 3) ** 2)
+    return int(convolved * (mixed - 2 * hidden * (query + key) - norms))
+
+
 def _rows_and_columns(tower: Config, shape: Shape) -> int:
     """Kosmos 2.5: flat patches, and positions for rows and for columns."""
     flat = tower.integer("patch_embed_hidden_size", 768) + 1
@@ -174,6 +187,30 @@ def _registers(tower: Config, shape: Shape) -> int:
     return shape.hidden * int((tower.integer("max_img_size", 2048) // piece) ** 2 + tokens + films)
 
 
+def _heard(tower: Config, shape: Shape) -> int:
+    """Biases of convolutions over time, and Qwen 2.5 Omni's tokens around a sound."""
+    around = 2 if str(tower.data.get("model_type")).startswith("qwen2_5_omni") else 0
+    return int(2 * shape.hidden + around * tower.integer("output_dim", 3584))
+
+
+def _streamed(tower: Config, shape: Shape) -> int:
+    """Voxtral Realtime: biases of convolutions, and of the last matrix of a gated feed-forward part."""
+    return (2 + shape.layers) * shape.hidden
+
+
+def _pitched(tower: Config, shape: Shape) -> int:
+    """Qwen 3: the first of three convolutions over time and pitch, and the biases of all."""
+    return int((9 + 3) * tower.integer("downsample_hidden_size", 480))
+
+
+def _conformed(tower: Config, shape: Shape) -> int:
+    """Phi-4-multimodal: norms, biases and depthwise convolutions of its conformer, and what is before."""
+    hidden, heads = shape.hidden, first_of(tower, "num_attention_heads") or 16
+    layer = hidden * (10 + 4 + 2 + 7 + tower.integer("kernel_size", 3)) + 4 * shape.width
+    stem = hidden * ((tower.integer("nemo_final_size", 10) + 2) * hidden + 3 * 9 + 5 + 1)
+    return int(shape.layers * layer + stem + 2 * tower.integer("bias_max_distance", 1000) * heads)
+
+
 SIGLIP = Details(positions=GRID)
 CLIP = Details(patch="plain", outer=2, tokens=1, positions=GRID)
 BLIP = Details(tokens=1, positions=GRID)
@@ -184,6 +221,9 @@ SAM = Details(asked="qkv", outer=0, positions=GRID, more=_segmenting)
 MOON = Details(positions=("pos_emb_height", "pos_emb_width"))
 GLM_OCR = Details(norm=1, asked="qkvof", head_norms=True)
 RMS = Details(norm=1, biased="")
+
+WHISPER = Details(biased="qvof", positions=("max_source_positions",), more=_heard)
+QWEN3_SOUND = Details(more=_pitched)
 
 KINDS: dict[str, Details] = {
     **dict.fromkeys(
@@ -233,6 +273,7 @@ KINDS: dict[str, Details] = {
     "dots_vit": replace(RMS, outer=2),
     "pixtral": replace(RMS, patch="plain"),
     **dict.fromkeys(("aimv2", "aimv2_vision_model", "ovis2_vision"), replace(RMS, outer=2, positions=GRID)),
+    "lfm3_vl_vision": replace(RMS, patch="plain", head_norms=True, more=_convolved),
     "molmo2_vision": Details(outer=0, positions=("num_position_embeddings",)),
     "llama4_vision_model": CLIP,
     "mllama_vision_model": replace(CLIP, biased="f", more=_tiled),
@@ -245,6 +286,11 @@ KINDS: dict[str, Details] = {
         ("got_ocr2_vision", "pp_chart2table_vision", "sam_vision_model", "unlimited_ocr_sam_vision_model"),
         SAM,
     ),
+    **dict.fromkeys(("qwen2_audio_encoder", "voxtral_encoder", "audioflamingo3_encoder"), WHISPER),
+    **dict.fromkeys(("qwen2_5_omni_audio_encoder", "glmasr_encoder"), replace(WHISPER, positions=())),
+    **dict.fromkeys(("qwen3_asr_encoder", "qwen3_omni_moe_audio_encoder"), QWEN3_SOUND),
+    "voxtral_realtime_encoder": Details(norm=1, biased="qvo", more=_streamed),
+    "phi4_multimodal_audio": Details(norm=0, biased="", outer=0, more=_conformed),
     "kosmos_2_5_vision_model": replace(RMS, patch="none", more=_rows_and_columns),
 }  # fmt: skip
 """By the type of the tower; ``moonvit``, ``intern_vit_6b`` and ``dots_vit`` are of their makers."""

@@ -55,7 +55,9 @@ def vision(config: Config) -> tuple[Vision | None, list[str]]:
         if section is None:
             continue
         try:
-            several = _side_by_side(config, section) or _staged(config, section)
+            several = (
+                _side_by_side(config, section) or _staged(config, section) or _convolutional(config, section)
+            )
             if several is not None:
                 return several, []
             shape = tower_shape(section)
@@ -104,7 +106,12 @@ def _side_by_side(config: Config, section: Config) -> Vision | None:
     if not isinstance(table, Mapping) or any(key in section.data for key in LAYERS):
         return None
     parts = [
-        Config({"mlp_ratio": 4, **part}, {}, section.path, f"{section.prefix}{name}.")
+        Config(
+            {"mlp_ratio": 4, **completed(part, section.data, name)},
+            {},
+            section.path,
+            f"{section.prefix}{name}.",
+        )
         for name, part in table.items()
         if isinstance(part, Mapping)
     ]
@@ -169,6 +176,22 @@ def _staged(config: Config, section: Config) -> Vision | None:
         hidden_size=widths[-1],
         intermediate_size=4 * widths[-1],
         parameters=(2 if isinstance(dims, list) else 1) * size + projector(config, section, widths[-1]),
+    )
+
+
+def _convolutional(config: Config, section: Config) -> Vision | None:
+    """A tower of timm's that mixes convolutions and attention: ``architecture`` says all of it."""
+    known = families.CONVOLUTIONAL_TOWERS.get(str(section.data.get("architecture")))
+    if known is None:
+        return None
+    layers, hidden, width, parameters = known
+    return Vision.model_construct(
+        layers=layers,
+        hidden_size=hidden,
+        intermediate_size=width,
+        tokens_per_image=_tokens_per_image(config, section),
+        parameters=parameters + projector(config, section, section.integer("hidden_size", hidden)),
+        whole=str(config.top.get("model_type")) in families.WHOLE_TOWERS,
     )
 
 
