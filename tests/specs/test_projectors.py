@@ -43,7 +43,7 @@ def added(imported: Imported) -> int:
          2 * 256 + 257 * 96 + 49 * 512),
         ({"model_type": "lfm2_vl", "downsample_factor": 2, "projector_hidden_size": 96},
          2 * 256 + 257 * 96 + 97 * 512),
-        ({"model_type": "minicpmv"}, 64 * 512 + 5 * 512 * 512),
+        ({"model_type": "minicpmv"}, 64 * 512 + 64 * 512 + 5 * 512 * 512 + 10 * 512),
         ({"model_type": "ovis2_5", "visual_vocab_size": 1000}, 1000 * 512 + 258 * 996),
         ({"model_type": "phi3_v"}, 4 * 64 * 512 + 512 * 512),
         ({"model_type": "chatglm"}, 4 * 64 * 512 + 512 * 512 + 3 * 512 * 1024),
@@ -128,7 +128,25 @@ def test_molmo_has_a_tower_that_its_file_passes_over() -> None:
         "vocab_size": 152064,
     }  # fmt: skip
     model = import_config(config, "config.json", name="molmo").model
-    assert parameter_count(model) == pytest.approx(8_021_025_280, rel=0.002)  # Molmo-7B-D as published
+    assert parameter_count(model) == 8_021_025_280  # Molmo-7B-D as published
+
+
+def test_minicpm_v_has_no_pooling_head_and_a_resampler() -> None:
+    config = {
+        "architectures": ["MiniCPMV"], "model_type": "minicpmv", "hidden_size": 3584, "intermediate_size": 18944,
+        "max_position_embeddings": 32768, "num_attention_heads": 28, "num_hidden_layers": 28,
+        "num_key_value_heads": 4, "tie_word_embeddings": False, "vocab_size": 151666, "query_num": 64,
+        "attention_bias": True,
+        "vision_config": {"hidden_size": 1152, "image_size": 980, "intermediate_size": 4304, "patch_size": 14,
+                          "model_type": "siglip", "num_attention_heads": 16, "num_hidden_layers": 27},
+    }  # fmt: skip
+    model = import_config(config, "config.json", name="minicpm").model
+    vision = parameter_count(model) - parameter_count(model.model_copy(update={"vision": None}))
+    # MiniCPM-V 2.6 as published has 8,099,175,152, of which its language model (Qwen 2 with 151,666 words).
+    assert vision == 8_099_175_152 - 7_612_763_648
+    pooled = {**config, "vision_config": {**config["vision_config"], "model_type": "siglip_vision_model"}}  # type: ignore[dict-item]
+    same = import_config(pooled, "config.json", name="minicpm").model
+    assert parameter_count(same) == parameter_count(model)
 
 
 def test_dots_ocr_is_gated_and_merges_as_qwen_does() -> None:

@@ -171,6 +171,8 @@ def _has_gate(config: Config) -> bool:
 def _qk_norm(config: Config) -> str:
     if config.model_type in families.QK_NORM_FULL:
         return "full"
+    if config.model_type == "llama4_text":  # without weights
+        return "none"
     normed = config.flag("use_qk_norm") or config.flag("qk_norm") or config.model_type in families.QK_NORM
     return "per_head" if normed else "none"
 

@@ -30,6 +30,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_memory_gates(config, stack),
         *speech(config),
         *_image_layers(config, stack),
+        *_added_words(config, stack),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -230,6 +231,19 @@ def _image_layers(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeigh
     seen = tower.integer("embed_dim", hidden) if tower is not None else hidden
     layers = len(stack) // config.integer("cross_layer_interval", 1)
     yield _extra("layers for images", layers * hidden * (2 * hidden + 2 * seen + 3 * width))
+
+
+def _added_words(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Rows of the embeddings that have no logit (Molmo, Llama 3.2 Vision); gates and norms of the latter's
+    layers that read images."""
+    hidden = config.count("hidden_size")
+    if config.model_type in ("molmo", "molmo2_text"):
+        words = config.integer("additional_vocab_size", 128, least=0)
+        yield _extra("added words", words * hidden, active=False)
+    if config.model_type == "mllama_text_model":
+        crossed = [block.cross for block in stack if block.cross is not None]
+        dims = hidden // config.count("num_attention_heads")
+        yield _extra("added words", 8 * hidden + len(crossed) * (2 * dims + 2), active=False)
 
 
 def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:

@@ -106,6 +106,7 @@ MLP_BIAS = _names(
 QKV_BIAS = _names(
     """
     qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text qwen2_5_omni_talker
+    glm4v_text
     """
 )
 """Queries, keys and values carry biases, outputs do not, and no field says so."""
@@ -192,7 +193,7 @@ QK_NORM = _names(
     qwen3_vl_text
     qwen3_vl_moe_text gemma3n gemma3n_text gemma4 gemma4_text hunyuan_v1_dense hunyuan_v1_moe exaone4
     exaone_moe
-    afmoe cwm laguna lfm2 lfm2_moe step3p5 step3p7 zaya ernie5_moe
+    afmoe cwm laguna lfm2 lfm2_moe step3p5 step3p7 zaya ernie5_moe molmo2_text
     """
 )
 
@@ -222,6 +223,9 @@ GATED_TOWERS = frozenset(
 WHOLE_TOWERS = frozenset({"gemma3n", "gemma4", "diffusion_gemma"})
 """Models whose towers vLLM 0.33 takes from transformers, so that every GPU holds them whole."""
 
+WITHOUT_POOLING = frozenset({"minicpmv", "minicpmo"})
+"""Models that cut the pooling head off their towers."""
+
 TWO_TOWERS = frozenset({"video_llava"})
 """Models with one tower for images and another of the same shape for films."""
 
@@ -243,7 +247,8 @@ SQUARE_MERGERS = (
 """Beginnings of types of towers, or of models, whose mergers are Qwen's."""
 
 CLASS_TOWERS: dict[str, dict[str, int | str]] = {
-    "molmo": {"num_hidden_layers": 23, "hidden_size": 1024, "intermediate_size": 4096},
+    "molmo": {"model_type": "molmo_vision", "num_hidden_layers": 23, "hidden_size": 1024,
+              "intermediate_size": 4096, "image_size": 336, "patch_size": 14},
     "moondream3": {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304},
     "phi4mm": {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304},
 }  # fmt: skip

@@ -18,7 +18,7 @@ MOST_MERGERS = 8
 def resampled(config: Config, around: Around, hidden: int) -> int:
     """Learned queries look at the patches: K and V from their width, attention, and a last matrix."""
     out = config.count("hidden_size")
-    return hidden * out + 5 * out * out
+    return (around.count("query_num", 64) + hidden + 5 * out + 10) * out
 
 
 def windowed(config: Config, around: Around, hidden: int) -> int:
@@ -96,7 +96,7 @@ def ovis_2(config: Config, around: Around, hidden: int) -> int:
 def molmo(config: Config, around: Around, hidden: int) -> int:
     """Molmo: four patches of two layers are pooled by attention, then a gated layer of half the text's."""
     half = config.count("intermediate_size") // 2
-    pooled = 3 * 2 * hidden * hidden + hidden * hidden
+    pooled = 3 * dense(2 * hidden, hidden) + dense(hidden, hidden) + 4 * hidden  # words for padding
     return pooled + half * (2 * hidden + config.count("hidden_size"))
 
 

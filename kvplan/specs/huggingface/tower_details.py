@@ -51,8 +51,10 @@ class Details:
     more: Callable[[Config, Shape], int] | None = None
 
 
-def details(tower: Config, shape: Shape, width: int, gated: bool) -> int:
+def details(tower: Config, shape: Shape, width: int, gated: bool, pooled: bool = True) -> int:
     """Parameters beside the matrices of layers whose feed-forward parts are ``width`` wide; 0 where unknown.
+
+    A model may cut off the head that pools: ``pooled``.
 
     Raises:
         SpecError: a size that is not a number.
@@ -65,7 +67,7 @@ def details(tower: Config, shape: Shape, width: int, gated: bool) -> int:
     size += known.outer * norm * shape.hidden + _patch(tower, known) * shape.hidden
     size += (2 if known.positions else 1) * known.tokens * shape.hidden
     size += _positions(tower, known) * shape.hidden
-    if known.pooled and tower.flag("vision_use_head", True):
+    if known.pooled and pooled and tower.flag("vision_use_head", True):
         # A query, attention, a norm and a feed-forward part, with all biases.
         size += 4 * shape.hidden * (shape.hidden + 1) + 4 * shape.hidden + 2 * shape.hidden * width + width
     if known.more is not None:
@@ -228,7 +230,8 @@ QWEN3_SOUND = Details(more=_pitched)
 KINDS: dict[str, Details] = {
     **dict.fromkeys(
         (
-            "idefics2", "idefics2_vision", "idefics3_vision", "smolvlm_vision", "minicpmv4_6_vision",
+            "siglip", "idefics2", "idefics2_vision", "idefics3_vision", "smolvlm_vision",
+            "minicpmv4_6_vision",
             "minicpmv4_7_vision", "minicpm_ocr_vision", "paddleocr_vl_vision", "granite_docling_vision",
         ),
         SIGLIP,
@@ -242,6 +245,7 @@ KINDS: dict[str, Details] = {
     **dict.fromkeys(
         ("clip_vision_model", "kosmos_2_vision_model", "git_vision_model", "idefics_vision"), CLIP
     ),
+    "molmo_vision": replace(CLIP, outer=1),
     "unlimited_ocr_vision_encoder": replace(CLIP, patch="none", outer=1),
     **dict.fromkeys(
         (

@@ -207,7 +207,8 @@ def _vision(config: Config, tower: Config, shape: Shape) -> Vision:
     attention = attention_parameters(tower, shape.hidden)
     blocks = shape.layers * (attention + shape.hidden * (3 if gated else 2) * width)
     plain = shape.layers * shape.hidden * (4 * shape.hidden + (3 if gated else 2) * width)
-    blocks += details(tower, shape, width, gated)
+    pooled = str(config.top.get("model_type")) not in families.WITHOUT_POOLING
+    blocks += details(tower, shape, width, gated, pooled)
     if str(config.top.get("model_type")) in families.TWO_TOWERS:
         around += blocks
     tokens = _tokens_per_image(config, tower)
