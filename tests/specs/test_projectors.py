@@ -165,10 +165,20 @@ def test_dots_ocr_is_gated_and_merges_as_qwen_does() -> None:
         {"model_type": "idefics2", "perceiver_config": {"resampler_depth": 10**12}},
         {"model_type": "ovis2_5", "visual_vocab_size": 10**12},
         {"model_type": "lfm2_vl", "projector_hidden_size": 10**15},
+        {"model_type": "minicpmv4_6", "merger_times": 10**6},
+        {
+            "vision_config": {
+                **TOWER,
+                "model_type": "clip_vision_model",
+                "image_size": 10**15,
+                "patch_size": 14,
+            }
+        },
+        {"vision_config": {**TOWER, "num_hidden_layers": 10**6, "hidden_size": 10**6}},
     ],
 )
 def test_odd_numbers_leave_the_tower_out_with_a_warning(whole: dict[str, Any]) -> None:
-    found = read(vision_config=TOWER, **whole)
+    found = read(**{"vision_config": TOWER, **whole})
     assert added(found) == 0
     assert any("the vision tower is not counted" in words for words in found.warnings)
 

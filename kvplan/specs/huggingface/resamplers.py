@@ -89,7 +89,7 @@ def ovis(config: Config, around: Around, hidden: int) -> int:
 def ovis_2(config: Config, around: Around, hidden: int) -> int:
     """Ovis 2 of transformers: its table is as wide as the whole model's file says."""
     words, side = around.tower.integer("vocab_size", 16384), around.tower.integer("hidden_stride", 1)
-    heads = words - around.tower.integer("num_visual_indicator_tokens", 5)
+    heads = max(words - around.tower.integer("num_visual_indicator_tokens", 5), 0)
     return int(words * around.whole.integer("hidden_size", 1536) + (side * side * hidden + 2) * heads)
 
 

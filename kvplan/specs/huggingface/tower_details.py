@@ -20,6 +20,7 @@ from kvplan.specs.huggingface.tower_shapes import (
     sides,
 )
 
+MOST = 1 << 36
 GRID = ("image_size",)
 """Positions are the patches of an image of fixed size."""
 
@@ -72,6 +73,8 @@ def details(tower: Config, shape: Shape, width: int, gated: bool, pooled: bool =
         size += 4 * shape.hidden * (shape.hidden + 1) + 4 * shape.hidden + 2 * shape.hidden * width + width
     if known.more is not None:
         size += known.more(tower, shape)
+    if size > MOST:
+        raise tower.error(f"{size:,} parameters beside its layers are more than any tower has", "image_size")
     return size
 
 

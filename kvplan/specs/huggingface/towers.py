@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from kvplan.errors import SpecError
+from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.class_towers import LAYERS, completed, tower_owners
 from kvplan.specs.huggingface.config import Config, owners
@@ -211,6 +212,8 @@ def _vision(config: Config, tower: Config, shape: Shape) -> Vision:
     blocks += details(tower, shape, width, gated, pooled)
     if str(config.top.get("model_type")) in families.TWO_TOWERS:
         around += blocks
+    if not 0 < blocks + around <= MAX_COUNT:
+        raise tower.error(f"{blocks + around:,} parameters are no tower's", "num_hidden_layers")
     tokens = _tokens_per_image(config, tower)
     return Vision.model_construct(
         layers=shape.layers,
@@ -229,7 +232,7 @@ def _tokens_per_image(config: Config, tower: Config) -> int | None:
     for owner in owners(config):
         for key in TOKENS:
             value = owner.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= TOO_MANY:
                 return value
     tiles, pieces = tower.optional("max_num_tiles"), patches(tower)
     if tiles and pieces:  # Llama 3.2 Vision: every tile, each with a class token
