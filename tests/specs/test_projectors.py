@@ -65,20 +65,6 @@ def test_patches_of_kimi_are_merged_by_a_list() -> None:
     assert added(read(model_type="kimi_vl", vision_config=tower)) == BLOCKS + 2 * 64 + 257 * 256 + 257 * 512
 
 
-def test_idefics_2_as_transformers_builds_it() -> None:
-    config = {
-        "architectures": ["Idefics2ForConditionalGeneration"], "model_type": "idefics2",
-        "perceiver_config": {"model_type": "idefics2"},
-        "text_config": {"model_type": "mistral", "max_position_embeddings": 32768, "num_key_value_heads": 8,
-                        "intermediate_size": 14336, "vocab_size": 32003},
-        "vision_config": {"hidden_size": 1152, "image_size": 980, "intermediate_size": 4304, "model_type": "idefics2",
-                          "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14},
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    model = import_config(config, "config.json", name="idefics2").model
-    assert parameter_count(model) == pytest.approx(8_402_768_112, rel=0.002)  # as published
-
-
 def test_words_of_ovis_are_in_the_section_around_its_tower() -> None:
     section = {
         "vocab_size": 1000,

@@ -106,7 +106,7 @@ MLP_BIAS = _names(
 QKV_BIAS = _names(
     """
     qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text qwen2_5_omni_talker
-    glm4v_text
+    glm4v glm4v_text
     """
 )
 """Queries, keys and values carry biases, outputs do not, and no field says so."""
