@@ -136,6 +136,8 @@ def _projector(config: Config, tower: Config, shape: Shape) -> int:
         return two(4 * hidden, 2 * out, out)
     if kind.startswith(("qwen3_asr", "qwen3_omni")):
         return two(hidden, hidden, tower.integer("output_dim", out))
+    if kind == "gemma3n":  # words for places of sounds, norms of these and of what the tower gives, a matrix
+        return int((tower.integer("vocab_size", 128) + 2 + out) * hidden)
     if kind == "phi4_multimodal":  # one projector beside images, one without
         return 2 * two(hidden, out, out)
     if kind.startswith("qwen2_5_omni"):

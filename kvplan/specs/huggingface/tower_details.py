@@ -216,6 +216,24 @@ def _conformed(tower: Config, shape: Shape) -> int:
     return int(shape.layers * layer + stem + 2 * tower.integer("bias_max_distance", 1000) * heads)
 
 
+def _universal(tower: Config, shape: Shape) -> int:
+    """Gemma 3n: projections of positions, norms and depthwise convolutions of its conformer; two before."""
+    hidden, heads = shape.hidden, tower.integer("conf_num_attention_heads", 8)
+    layer = hidden * (hidden + 9 + tower.integer("conf_conv_kernel_size", 5)) + hidden // heads
+    first, second = _channels(tower)
+    bins = -(-tower.integer("input_feat_size", 128) // 4)
+    return int(shape.layers * layer + 10 * first + second * (9 * first + 1 + bins * hidden))
+
+
+def _channels(tower: Config) -> tuple[int, int]:
+    """Of Gemma 3n's two convolutions."""
+    listed = tower.items("sscp_conv_channel_size") or [128, 32]
+    if len(listed) != 2:
+        raise tower.error("expected two numbers of channels", "sscp_conv_channel_size")
+    sizes = [Config({"channels": size}, {}, tower.path, tower.prefix).count("channels") for size in listed]
+    return sizes[0], sizes[1]
+
+
 SIGLIP = Details(positions=GRID)
 CLIP = Details(patch="plain", outer=2, tokens=1, positions=GRID)
 BLIP = Details(tokens=1, positions=GRID)
@@ -296,6 +314,7 @@ KINDS: dict[str, Details] = {
     **dict.fromkeys(("qwen2_audio_encoder", "voxtral_encoder", "audioflamingo3_encoder"), WHISPER),
     **dict.fromkeys(("qwen2_5_omni_audio_encoder", "glmasr_encoder"), replace(WHISPER, positions=())),
     **dict.fromkeys(("qwen3_asr_encoder", "qwen3_omni_moe_audio_encoder"), QWEN3_SOUND),
+    "gemma3n_audio": Details(norm=0, biased="", outer=0, more=_universal),
     "voxtral_realtime_encoder": Details(norm=1, biased="qvo", more=_streamed),
     "phi4_multimodal_audio": Details(norm=0, biased="", outer=0, more=_conformed),
     "kosmos_2_5_vision_model": replace(RMS, patch="none", more=_rows_and_columns),
