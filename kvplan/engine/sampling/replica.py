@@ -81,7 +81,7 @@ class SamplingEngine:
             on_rejected=self.rows.rejected,
             on_decision=recorder.on_decision,
         )
-        inner.series = recorder.series
+        inner.series, inner.series_stride = recorder.series, recorder.series_stride
         self.inner = inner
         self.replica: Replica
         if rule.fork == "requests":
