@@ -13,7 +13,7 @@ from kvplan.engine.errors import InvalidLatency, OutOfKvMemory
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.config import OUT_OF_MEMORY, SglangConfig
 from kvplan.errors import UnknownName, UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
@@ -90,6 +90,18 @@ def test_a_prefix_that_is_waited_for_is_used_again_now_and_then(engine: str, oth
     run = Run([*old, *late], engine, pool_tokens=180, max_running_requests=1)
     assert run.rows["y"].cached_tokens == found
     assert run.rows["big"].scheduled_s == 100.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_is_aborted_for_want_of_memory_was_not_preempted(engine: str) -> None:
+    """Found by random workloads: a prompt in chunks takes what the only one who decodes needs for its answer."""
+    run = Run(
+        [ask("a", 4, 37), ask("b", 15, 1)], engine, pool_tokens=53, chunked_prefill_size=2,
+        prefill_decode_interval=5, disable_overlap_schedule=False,
+    )  # fmt: skip
+    assert run.rejected == {"a": OUT_OF_MEMORY}
+    assert list(run.rows) == ["b"]
+    assert run.totals.preemptions == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -297,7 +297,7 @@ class ReferenceSglangScheduler(ReferenceSglangPool):
             if other in preemptible:
                 budget.total_offset -= budget.offset(other)
                 self.running.remove(other)
-                self._let_go(other, len(self.running))
+                self._send_back(other, len(self.running))
         self.preempt_list += preemptible
         return True
 
@@ -339,7 +339,7 @@ class ReferenceSglangScheduler(ReferenceSglangPool):
         while (first or not self._decode_fits(keep)) and len(keep) > 1:
             first = False
             victim = keep.pop()
-            self._let_go(victim, len(keep))
+            self._send_back(victim, len(keep))
             plan.retracted.append(victim)
         if not self._decode_fits(keep):
             last = keep.pop()

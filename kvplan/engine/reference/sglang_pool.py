@@ -61,6 +61,10 @@ class ReferenceSglangPool:
         self._give_back(state)
         state.prefix = state.extend_end = state.matched = 0
         self._make_room(remaining * RETRACT_DECODE_STEPS)
+
+    def _send_back(self, state: SglangState, remaining: int) -> None:
+        """It is let go and will wait again; who is aborted does not."""
+        self._let_go(state, remaining)
         state.preemptions += 1
         self.preemptions += 1
 
