@@ -20,6 +20,13 @@ class Outcome(Protocol):
     def told(self) -> tuple[object, ...]: ...
 
 
+def in_strides(engine: Engine, recorder: Recorder) -> Engine:
+    """``engine``, whose instances behind a router have points of their own as often as ``recorder`` has."""
+    for replica in getattr(engine, "replicas", ()):
+        replica.recorder.series_stride = recorder.series_stride
+    return engine
+
+
 def agree(play: Callable[[Make, bool], Outcome], reference: Make, fast: Make, bulk: Make) -> None:
     """Play with a log (``play(make, True)``), and once more without, as ``bulk``: what is told is the same."""
     expected = play(reference, True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from crowds import Crowd
 from hypothesis import strategies as st
+from workloads import stride_of
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.offloading.cache import HostCache
@@ -57,6 +58,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     replica = make(recorder)
     replica.run(requests if crowd is None else crowd.arrivals(requests))
     replica.close()

@@ -52,8 +52,14 @@ class Served(NamedTuple):
 Maker = Callable[[EngineConfig, Clock, Recorder], Engine]
 
 
-def serve(make: Maker, config: EngineConfig, requests: Iterable[Request], *, log: bool = False) -> Served:
-    """Serve the requests; an engine that says it is stuck has answered, too."""
+def serve(
+    make: Maker, config: EngineConfig, requests: Iterable[Request], *, log: bool = False, stride: int = 1
+) -> Served:
+    """Serve the requests; an engine that says it is stuck has answered, too.
+
+    Args:
+        stride: steps from one point of the series to the next; an engine without a log takes no more at once.
+    """
     rows: list[RequestRow] = []
     rejected: list[tuple[str, str]] = []
     lines: list[str] = []
@@ -63,6 +69,7 @@ def serve(make: Maker, config: EngineConfig, requests: Iterable[Request], *, log
         on_rejected=lambda request, reason, _: rejected.append((request, reason)),
         on_decision=lines.append if log else None,
     )
+    recorder.series_stride = stride
     engine = make(config, clock, recorder)
     stuck = None
     try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from pools import Line
 from radix_runs import between_servers, runs
+from workloads import stride_of
 
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.pool import Ranks
@@ -75,6 +76,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = strategy.sglang_engine(config, CLOCK, recorder)
     engine.run(requests)
     engine.close()
@@ -87,7 +89,7 @@ def told(case: Case, *, log: bool = False) -> tuple[object, ...]:
         rows, recorder, _ = play(*case, log=log)
     except EngineStuck as exc:
         return (exc.message,)
-    return sorted(rows), recorder.totals.to_dict(), recorder.sections["disaggregation"]
+    return sorted(rows), recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
 def generous(config: SglangConfig, requests: list[Request]) -> SglangConfig:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import pytest
-from agreement import agree
+from agreement import agree, in_strides
 from crowds import conversing
 from fuzzing import fuzz
 from grouped import grouped_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import disaggregations
-from workloads import cases, requests
+from workloads import cases, requests, stride_of
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.clients import Conversations, InFlightLimit
@@ -29,7 +29,7 @@ from kvplan.engine.hybrid.replica import HybridReplica
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.replica import Replica
@@ -88,13 +88,14 @@ class Outcome:
     rows: list[RequestRow]
     lines: list[str]
     totals: dict[str, int | float]
+    series: list[SeriesPoint]
     rejected: dict[str, int]
     stuck: str | None
     turned_away: list[str]
 
     @property
     def told(self) -> tuple[object, ...]:
-        return self.rows, self.totals, self.rejected, self.stuck, self.turned_away
+        return self.rows, self.totals, self.series, self.rejected, self.stuck, self.turned_away
 
 
 def play(make: Callable[[Recorder], Engine], workload: list[Request], loop: Loop, *, log: bool) -> Outcome:
@@ -106,14 +107,17 @@ def play(make: Callable[[Recorder], Engine], workload: list[Request], loop: Loop
         on_rejected=lambda name, *_: away.append(name),
         on_decision=lines.append if log else None,
     )
-    engine = make(recorder)
+    recorder.series_stride = stride_of(workload)
+    engine = in_strides(make(recorder), recorder)
     stuck = None
     try:
         engine.run(loop.arrivals(workload))
     except EngineStuck as exc:
         stuck = str(exc)
     engine.close()
-    outcome = Outcome(rows, lines, recorder.totals.to_dict(), recorder.rejections, stuck, away)
+    outcome = Outcome(
+        rows, lines, recorder.totals.to_dict(), recorder.series, recorder.rejections, stuck, away
+    )
     if stuck is None:
         check_clients(outcome, workload, loop)
     return outcome

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from agreement import in_strides
 from fuzzing import examples
 from hypothesis import given
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -24,12 +25,19 @@ CONFIG = EngineConfig(num_blocks=3000, max_num_batched_tokens=2048, max_model_le
 
 
 def play(
-    replicas: int, router: str, requests: list[Request], config: EngineConfig = CONFIG, *, log: bool = False
+    replicas: int,
+    router: str,
+    requests: list[Request],
+    config: EngineConfig = CONFIG,
+    *,
+    log: bool = False,
+    stride: int = 1,
 ) -> tuple[list[RequestRow], Recorder, list[str]]:
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    cluster = Cluster(replicas, router, config, CLOCK, recorder)
+    recorder.series_stride = stride
+    cluster = in_strides(Cluster(replicas, router, config, CLOCK, recorder), recorder)
     cluster.run(requests)
     cluster.close()
     return rows, recorder, lines
@@ -46,10 +54,11 @@ def test_one_replica_is_the_engine_itself(case: tuple[EngineConfig, list[Request
     config, requests = case
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append)
+    recorder.series_stride = stride_of(requests)
     alone = Replica(config, CLOCK, recorder)
     alone.run(requests)
     alone.close()
-    cluster_rows, whole, _ = play(1, "least-loaded", requests, config)
+    cluster_rows, whole, _ = play(1, "least-loaded", requests, config, stride=stride_of(requests))
     assert cluster_rows == rows
     assert whole.totals.to_dict() == recorder.totals.to_dict()
 
@@ -91,7 +100,11 @@ def test_the_series_goes_on_until_everybody_is_served(apart: float) -> None:
 
 
 def test_a_decision_log_changes_nothing(chat: list[Request]) -> None:
-    assert play(3, "prefix-aware", chat, log=True)[0] == play(3, "prefix-aware", chat)[0]
+    for stride in (1, 3, 10**9):
+        logged, quiet = (play(3, "prefix-aware", chat, log=log, stride=stride) for log in (True, False))
+        assert quiet[0] == logged[0]
+        assert quiet[1].series == logged[1].series
+        assert quiet[1].totals.to_dict() == logged[1].totals.to_dict()
 
 
 def test_round_robin_deals_evenly(chat: list[Request]) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from agreement import in_strides
 from crowds import Crowd, conversing, crowds
 from fuzzing import examples, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
@@ -77,12 +78,14 @@ def test_one_replica_is_the_strategy_itself(kind: str, case: tuple[EngineConfig,
     strategy: Strategy = tiers() if kind == "tiers" else PrefixReuse(2 * config.block_size)
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append)
+    recorder.series_stride = stride_of(requests)
     alone = strategy.engine(config, CLOCK, recorder)
     alone.run(requests)
     alone.close()
     ours: list[RequestRow] = []
     whole = Recorder(on_request=ours.append)
-    play(Cluster(1, "least-loaded", config, CLOCK, whole, strategy), requests)
+    whole.series_stride = stride_of(requests)
+    play(in_strides(Cluster(1, "least-loaded", config, CLOCK, whole, strategy), whole), requests)
     assert ours == rows
     assert whole.totals.to_dict() == recorder.totals.to_dict()
     assert whole.sections == {f"{name} 0": metrics for name, metrics in recorder.sections.items()}
@@ -101,8 +104,9 @@ def test_clients_that_wait_and_give_up_are_the_same_for_one_replica(
     for replicas in (0, 1):
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append)
+        recorder.series_stride = stride_of(workload)
         engine = (
-            Cluster(1, "least-loaded", config, CLOCK, recorder, strategy)
+            in_strides(Cluster(1, "least-loaded", config, CLOCK, recorder, strategy), recorder)
             if replicas
             else strategy.engine(config, CLOCK, recorder)
         )

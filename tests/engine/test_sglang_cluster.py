@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from agreement import in_strides
 from crowds import Crowd, conversing, crowds
 from fuzzing import fuzz
 from hypothesis import given
@@ -38,11 +39,12 @@ CONFIG = SglangConfig(pool_tokens=60_000, chunked_prefill_size=2048, context_len
 class Outcome:
     """What a system of engines tells, and how it ended."""
 
-    def __init__(self, make, workload, *, log: bool = False) -> None:
+    def __init__(self, make, workload, *, log: bool = False, stride: int = 1000) -> None:
         self.rows: list[RequestRow] = []
         self.lines: list[str] = []
         self.recorder = Recorder(on_request=self.rows.append, on_decision=self.lines.append if log else None)
-        self.engine = make(self.recorder)
+        self.recorder.series_stride = stride
+        self.engine = in_strides(make(self.recorder), self.recorder)
         self.stopped = ""
         try:
             self.engine.run(workload)

@@ -10,6 +10,7 @@ from drafted_workloads import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import Clock, Served, request, serve
+from workloads import stride_of
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.content import Content
@@ -42,7 +43,7 @@ def run(
         engines.append(engine)
         return engine
 
-    return serve(make, config, requests, log=log), engines[0]  # type: ignore[arg-type]
+    return serve(make, config, requests, log=log, stride=stride_of(requests)), engines[0]  # type: ignore[arg-type]
 
 
 def reference(rules: StateRules) -> Callable[[SglangConfig, Clock, Recorder], ReferenceSglangEngine]:
@@ -108,10 +109,10 @@ def test_everybody_gets_the_whole_answer_and_gives_tokens_and_slots_back(
     assert 0 <= served.totals["hit_tokens"] <= engine.states.passed_tokens
     # Steps in which nothing is decided are not planned without a log: nobody may notice.
     quiet, _ = run(config, requests, rules)
-    assert quiet.outcome == served.outcome
+    assert (quiet.outcome, quiet.series) == (served.outcome, served.series)
     # And they are those of every request looked at in every step.
-    checked = serve(reference(rules), config, requests, log=True)  # type: ignore[arg-type]
-    assert (checked.lines, checked.outcome) == (served.lines, served.outcome)
+    checked = serve(reference(rules), config, requests, log=True, stride=stride_of(requests))  # type: ignore[arg-type]
+    assert (checked.lines, checked.outcome, checked.series) == (served.lines, served.outcome, served.series)
     assert checked.sections == served.sections
 
 

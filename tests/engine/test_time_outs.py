@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from agreement import agree
+from agreement import agree, in_strides
 from audited import Audited
 from crowds import Crowd, conversing, crowds
 from fuzzing import fuzz
@@ -14,7 +14,7 @@ from grouped import grouped_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from radix_runs import runs
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
@@ -26,7 +26,7 @@ from kvplan.engine.hybrid.replica import HybridReplica
 from kvplan.engine.impatient import BETWEEN, Impatient
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.lockstep.engine import LockstepEngine
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.replica import Replica
@@ -52,12 +52,13 @@ class Outcome:
     lines: list[str]
     gone: list[tuple[str, float]]
     totals: dict[str, int | float]
+    series: list[SeriesPoint]
     stuck: str | None
     arrivals: Impatient
 
     @property
     def told(self) -> tuple[object, ...]:
-        return self.rows, self.gone, self.totals, self.stuck
+        return self.rows, self.gone, self.totals, self.series, self.stuck
 
 
 def play(make: Callable[[Recorder], Engine], workload: list[Request], crowd: Crowd, *, log: bool) -> Outcome:
@@ -71,7 +72,8 @@ def play(make: Callable[[Recorder], Engine], workload: list[Request], crowd: Cro
         on_timed_out=lambda name, time_s: gone.append((name, time_s)),
         on_decision=lines.append if log else None,
     )
-    engine = make(recorder)
+    recorder.series_stride = stride_of(workload)
+    engine = in_strides(make(recorder), recorder)
     arrivals = crowd.arrivals(workload)
     stuck = None
     try:
@@ -79,7 +81,7 @@ def play(make: Callable[[Recorder], Engine], workload: list[Request], crowd: Cro
     except (EngineStuck, OutOfKvMemory) as exc:
         stuck = str(exc)
     engine.close()
-    outcome = Outcome(rows, lines, gone, recorder.totals.to_dict(), stuck, arrivals)
+    outcome = Outcome(rows, lines, gone, recorder.totals.to_dict(), recorder.series, stuck, arrivals)
     if stuck is None:
         check_books(outcome, workload, crowd, away)
     return outcome
@@ -217,7 +219,8 @@ def test_one_rank_or_one_replica_is_the_engine_itself(
     rank = play(lambda r: LockstepEngine(1, "round-robin", config, CLOCK, r), workload, crowd, log=False)
     assert rank.told == alone.told
     routed = play(lambda r: Cluster(1, "round-robin", config, CLOCK, r), workload, crowd, log=False)
-    assert routed.told == alone.told
+    # A router's series has points at arrivals.
+    assert replace(routed, series=alone.series).told == alone.told
 
 
 @st.composite

@@ -62,6 +62,7 @@ def serve(
     recorder = Recorder(
         on_request=lambda row: rows.__setitem__(row.id, row),
         on_decision=None if lines is None else lines.append,
+        series=lines is not None,
     )
     running = make_engine(engine, config, LinearLatency(*run["clock"]), recorder)
     running.run(request(*asked) for asked in run["requests"])
@@ -121,6 +122,7 @@ def serve_sglang(engine: str, run: dict[str, Any], lines: list[str] | None) -> s
     recorder = Recorder(
         on_request=lambda row: rows.__setitem__(row.id, row),
         on_decision=None if lines is None else lines.append,
+        series=lines is not None,
     )
     clock = LinearLatency(5e-3, 2e-5, 1e-8)
     running = make_engine(engine, SglangConfig(**run["config"]), clock, recorder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fuzzing import fuzz
 from hypothesis import given
-from workloads import cases, overtaking
+from workloads import cases, overtaking, stride_of
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
@@ -33,6 +33,7 @@ def play(kind: type, config: EngineConfig, requests: list[Request], *, log: bool
     lines: list[str] = []
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = kind(config, CLOCK, recorder, **options)
     stuck = None
     try:

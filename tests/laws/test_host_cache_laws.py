@@ -8,6 +8,7 @@ from host_tokens import HostTokens
 from hypothesis import given
 from hypothesis import strategies as st
 from radix_runs import below_a_host, runs
+from workloads import stride_of
 
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.hicache.copies import Copies, GatheredLine
@@ -99,6 +100,7 @@ class Outcome:
         self.lines: list[str] = []
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append, on_decision=self.lines.append if log else None)
+        recorder.series_stride = stride_of(workload)
         engine: SglangReplica
         if host is None:
             engine = SglangReplica(config, CLOCK, recorder)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fuzzing import fuzz
 from grouped import grouped_cases, long_decodes, long_prompts
 from hypothesis import assume, example, given
-from workloads import overtaking
+from workloads import overtaking, stride_of
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.errors import EngineStuck
@@ -26,6 +26,7 @@ def play(
     lines: list[str] = []
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = kind(config, LinearLatency(5e-3, 2e-5, 1e-8), recorder)
     stuck = None
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import strategies as st
 
 from kvplan.engine.config import EngineConfig
@@ -74,6 +76,15 @@ def requests(draw: st.DrawFn, longest: int) -> list[Request]:
             Request(f"r{index:02d}", clock, prompt, tokens, output, output_tokens, draw(st.integers(0, 2)))
         )
     return found
+
+
+def stride_of(workload: Sequence[Request]) -> int:
+    """Steps from one point of the series to the next: the same for every run of a workload.
+
+    Without a decision log an engine takes quiet steps in bulk, but no further than to the next point: with a
+    point for every step it takes each of them alone, and nothing wrong with bulk steps would show.
+    """
+    return (1, 3, 1000, 1000)[sum(request.output_tokens for request in workload) % 4]
 
 
 @st.composite

@@ -10,7 +10,7 @@ from fuzzing import examples, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from pools import Line, disaggregations
-from workloads import cases
+from workloads import cases, stride_of
 
 import kvplan.engine.disaggregation.engine as engines
 import kvplan.engine.disaggregation.strategy as strategies_of_engines
@@ -98,6 +98,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = strategy.engine(config, CLOCK, recorder)
     engine.run(requests)
     engine.close()

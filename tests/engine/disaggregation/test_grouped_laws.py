@@ -13,7 +13,7 @@ from grouped import grouped_cases
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pools import CLOCK, Line, disaggregations
-from workloads import cases
+from workloads import cases, stride_of
 
 import kvplan.engine.disaggregation.engine as engines
 import kvplan.engine.speculation.pools as drafting
@@ -83,6 +83,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = strategy.engine(config, CLOCK, recorder)
     engine.run(requests)
     engine.close()
@@ -164,7 +165,7 @@ def test_every_request_gets_through(case: tuple[EngineConfig, list[Request]], ha
             assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
         for replica in (*engine.prefills, *engine.decodes):
             assert replica.scheduler.free_blocks == replica.config.usable_blocks
-        told.append((rows, totals.to_dict(), recorder.sections["disaggregation"]))
+        told.append((rows, totals.to_dict(), recorder.series, recorder.sections["disaggregation"]))
     assert told[0] == told[1], "steps taken in bulk are steps taken one by one"
 
 

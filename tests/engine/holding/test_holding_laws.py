@@ -12,7 +12,7 @@ from crowds import Crowd, crowds
 from fuzzing import examples
 from hypothesis import given
 from served import request, serve
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
@@ -114,8 +114,10 @@ def test_whoever_watches_changes_nothing(case: Case) -> None:
         ContiguousGrowth(GrowthRule(0, True, 100, 1e6), "first"),
         ContiguousGrowth(GrowthRule(2, False, 0, 1.0), "buddy"),
     ):
-        quiet = serve(strategy.engine, config, requests)
-        logged = serve(strategy.engine, config, requests, log=True)
+        quiet, logged = (
+            serve(strategy.engine, config, requests, log=log, stride=stride_of(requests))
+            for log in (False, True)
+        )
         assert quiet.outcome == logged.outcome
         assert quiet.series == logged.series
         assert quiet.sections == logged.sections
@@ -144,9 +146,12 @@ def test_tables_say_what_a_holder_says_that_is_asked_every_step(case: Case) -> N
     config, requests = case
     config = replace(config, enable_prefix_caching=False)
     for law in (*LAWS, Share("h2o:0.8", Fraction(4, 5)), PromptShare("snapkv:0.5", Fraction(1, 2), 3)):
-        known = serve(TokenDropping(law).engine, config, requests)
-        asked = serve(
-            lambda c, k, r, law=law: HoldingReplica(c, k, r, lambda c, p: Asked(c, p, law)), config, requests
+        known, asked = (
+            serve(make, config, requests, stride=stride_of(requests))
+            for make in (
+                TokenDropping(law).engine,
+                lambda c, k, r, law=law: HoldingReplica(c, k, r, lambda c, p: Asked(c, p, law)),
+            )
         )
         assert known.outcome == asked.outcome
         assert known.series == asked.series
@@ -159,13 +164,13 @@ def test_a_budget_that_nothing_exceeds_is_the_plain_engine(case: Case) -> None:
     config, requests = case
     config, requests = replace(config, enable_prefix_caching=False), distinct(requests)
     for log in (False, True):
-        plain = serve(Replica, config, requests, log=log)
+        plain = serve(Replica, config, requests, log=log, stride=stride_of(requests))
         for law in (
             Capped("streaming:4+1020", 4, 1020),
             Share("h2o:1", Fraction(1)),
             PromptShare("snapkv:1", Fraction(1)),
         ):
-            kept = serve(TokenDropping(law).engine, config, requests, log=log)
+            kept = serve(TokenDropping(law).engine, config, requests, log=log, stride=stride_of(requests))
             assert kept.outcome == plain.outcome
             assert kept.lines == plain.lines
             assert kept.series == plain.series
@@ -177,7 +182,9 @@ def test_a_budget_that_nothing_exceeds_is_the_plain_engine(case: Case) -> None:
 def test_watching_fragmentation_is_the_plain_engine(case: Case) -> None:
     config, requests = case
     requests = distinct(requests)
-    plain, watched = serve(Replica, config, requests), serve(PagedReport().engine, config, requests)
+    plain, watched = (
+        serve(make, config, requests, stride=stride_of(requests)) for make in (Replica, PagedReport().engine)
+    )
     assert watched.outcome == plain.outcome
     assert watched.series == plain.series
 
@@ -197,7 +204,7 @@ def test_contiguous_memory_without_end_is_paged_memory(case: Case) -> None:
             ContiguousGrowth(free_copies, fit),
             ContiguousGrowth(never_full, fit),
         ):
-            served = serve(strategy.engine, config, requests)
+            served = serve(strategy.engine, config, requests, stride=stride_of(requests))
             assert served.rows == plain.rows
             assert served.rejected == plain.rejected
 

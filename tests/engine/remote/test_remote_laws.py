@@ -12,7 +12,7 @@ from crowds import Crowd, crowds
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
@@ -67,6 +67,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     replica = engine(recorder)
     replica.run(requests)
     replica.close()
@@ -158,6 +159,7 @@ def test_the_books_are_kept_when_blocks_wait_for_steps(
         rows: list[RequestRow] = []
         lines: list[str] = []
         recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+        recorder.series_stride = stride_of(requests)
         engine = kind(config, CLOCK, recorder, Elsewhere(shares, delays))
         try:
             engine.run(crowd.arrivals(requests))

@@ -10,7 +10,7 @@ from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from served import Clock, Served, request, serve
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.live import LiveRequest
@@ -35,9 +35,9 @@ COLD = replace(ROOMY, enable_prefix_caching=False)
 
 
 def sampled(
-    rule: SamplingRule, config: EngineConfig, requests: list[Request], *, log: bool = False
+    rule: SamplingRule, config: EngineConfig, requests: list[Request], *, log: bool = False, stride: int = 1
 ) -> Served:
-    return serve(Sampling(rule).engine, config, requests, log=log)
+    return serve(Sampling(rule).engine, config, requests, log=log, stride=stride)
 
 
 def distinct(requests: list[Request]) -> list[Request]:
@@ -50,9 +50,9 @@ def distinct(requests: list[Request]) -> list[Request]:
 def test_one_sample_is_the_plain_engine(case: Case) -> None:
     config, requests = case
     requests = distinct(requests)
-    plain = serve(Replica, config, requests)
+    plain = serve(Replica, config, requests, stride=stride_of(requests))
     for rule in (SamplingRule(1), SamplingRule(1, "requests")):
-        one = sampled(rule, config, requests)
+        one = sampled(rule, config, requests, stride=stride_of(requests))
         assert one.outcome == plain.outcome
         assert one.series == plain.series
     cold = replace(config, enable_prefix_caching=False)
@@ -102,9 +102,13 @@ def test_whoever_watches_changes_nothing(case: Case) -> None:
     config = replace(config, max_num_seqs=config.max_num_seqs + 2)
     for rule in RULES:
         options = replace(config, enable_prefix_caching=rule.trunk_lag is None)
-        quiet = sampled(rule, options, distinct(requests))
-        logged = sampled(rule, options, distinct(requests), log=True)
+        quiet, logged = (
+            sampled(rule, options, distinct(requests), log=log, stride=stride_of(requests))
+            for log in (False, True)
+        )
         assert quiet.outcome == logged.outcome
+        assert quiet.series == logged.series
+        assert quiet.sections == logged.sections
 
 
 class OneByOne(ForkingScheduler):
@@ -149,8 +153,10 @@ def test_tables_and_requests_that_stay_in_step_change_nothing(case: Case, n: int
         return whole
 
     for rule, options in ((SamplingRule(n), config), (SamplingRule(n, trunk_lag=lag), cold)):
-        fast = sampled(rule, options, requests)
-        one_by_one = serve(lambda c, k, r, rule=rule: slow(c, k, r, rule), options, requests)
+        fast = sampled(rule, options, requests, stride=stride_of(requests))
+        one_by_one = serve(
+            lambda c, k, r, rule=rule: slow(c, k, r, rule), options, requests, stride=stride_of(requests)
+        )
         assert fast.outcome == one_by_one.outcome
         assert fast.series == one_by_one.series
         assert fast.sections == one_by_one.sections

@@ -10,7 +10,7 @@ from crowds import Crowd, crowds
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from workloads import cases
+from workloads import cases, stride_of
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
@@ -98,6 +98,7 @@ def play(
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride_of(requests)
     engine = make(recorder)
     engine.run(requests)
     engine.close()
