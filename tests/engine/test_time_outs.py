@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 import pytest
 from agreement import agree, in_strides
@@ -26,6 +27,7 @@ from kvplan.engine.hybrid.replica import HybridReplica
 from kvplan.engine.impatient import BETWEEN, Impatient
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.lockstep.engine import LockstepEngine
+from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
@@ -146,6 +148,30 @@ def test_engine_of_several_groups_equals_reference(case: tuple[EngineConfig, lis
         lambda r: fast(config, CLOCK, r),
         lambda r: fast(config, CLOCK, r),
     )
+
+
+def test_a_queue_whose_last_client_has_gone_holds_back_nobodys_prompt_any_more() -> None:
+    """``prefill_schedule_interval``: while somebody waits whom it cannot let in, vLLM lets in prompts at any step.
+
+    Whoever waited leaves in a step with a prompt, and somebody else comes in the quiet one behind it.
+    """
+    config = EngineConfig(
+        100, 4, 200, 2, 100, policy="priority", prefill_schedule_interval=50, async_scheduling=False
+    )
+    workload = [
+        Request(name, arrival_s, ((start, 8),), 8, ((start + 100, output),), output, priority)
+        for name, arrival_s, start, output, priority in (
+            ("long", 0.0, 0, 150, 0), ("short", 0.0, 1000, 1, 0), ("gone", 0.0, 2000, 9, 1),
+            ("next", 0.004, 3000, 1, 0), ("late", 0.0125, 4000, 9, 0),
+        )
+    ]  # fmt: skip
+    crowd = Crowd(Patience(inf, 0.009), 0, 0.0, None, conversations=False)
+    told = [
+        play(lambda r, kind=kind: kind(config, CLOCK, r), workload, crowd, log=False)
+        for kind in (ReferenceEngine, Replica)
+    ]
+    assert [name for name, _ in told[0].gone] == ["gone", "late"]
+    assert told[1].told == told[0].told
 
 
 def ranks(config: EngineConfig, recorder: Recorder) -> LockstepEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fuzzing import fuzz
 from host_tokens import HostTokens
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from radix_runs import below_a_host, runs
 from workloads import stride_of
@@ -148,6 +148,19 @@ def test_a_host_without_memory_is_the_plain_engine(case: Case, write: WritePolic
         assert without.told == plain.told
 
 
+# A copy arrives among quiet steps: the round that finds it lets go of what it held.
+@example(
+    cached(
+        (
+            SglangConfig(pool_tokens=47, max_running_requests=3, schedule_conservativeness=1.0),
+            [
+                Request("r0", 0.0, ((1000, 8),), 8, ((10**6, 6),), 6),
+                Request("r1", 0.0, ((2000, 14),), 14, ((10**6 + 1000, 1),), 1),
+            ],
+        )
+    ),
+    (100, "write_through", (4e-3, 0.0)),
+)
 @FUZZ
 @given(runs().map(cached), hosts)
 def test_books_balance_after_every_batch(case: Case, host: tuple[int, WritePolicy, Link]) -> None:

@@ -86,6 +86,20 @@ NEXT_TO_EACH_OTHER = [
 ]
 
 
+LET_IN_BY_A_WINDOW = replace(
+    SHORT, num_blocks=41, block_size=5, max_model_len=46, max_num_seqs=3, scheduler_reserve_full_isl=True,
+    groups=(CacheGroup("full", 5), *[CacheGroup("sliding", 5, 17)] * 2),
+)  # fmt: skip
+"""What windows give back in the middle of quiet steps lets in who waits."""
+WAITING = [
+    Request(f"r{number}", arrival_s, ((0, 1),), 1, ((1000 * number + 1000, output),), output)
+    for number, (arrival_s, output) in enumerate(
+        ((0.0, 6), (0.0, 1), (0.001, 10), (0.021, 30), (0.021, 29), (0.021, 45))
+    )
+]
+
+
+@example((LET_IN_BY_A_WINDOW, WAITING))
 @example((SHORT, NEXT_TO_EACH_OTHER))
 @example((replace(SHORT, groups=SHORT.groups[:1]), NEXT_TO_EACH_OTHER))
 @OFTEN

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from audited import Audited
 from fuzzing import examples, fuzz
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pools import Line, disaggregations
 from workloads import cases, stride_of
@@ -22,7 +22,7 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.journey import FirstToken, Journey
 from kvplan.engine.disaggregation.prefill import PrefillReplica
-from kvplan.engine.disaggregation.strategy import Disaggregation
+from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -216,6 +216,22 @@ def told(
 OFTEN = fuzz(300)
 
 
+NARROW = EngineConfig(
+    4, 4, 12, 1, 12, enable_chunked_prefill=False, long_prefill_token_threshold=3, long_prefill_adaptive=False,
+    scheduler_reserve_full_isl=False, async_scheduling=False,
+)  # fmt: skip
+SET_BACK = [
+    Request(f"r{number}", 0.0, ((1000 + 50 * max(number - 1, 0), tokens),), tokens, ((500, 1),), 1)
+    for number, tokens in enumerate((1, 1, 5, 1, 1, 1, 1, 1, 1))
+]
+BY_LAYER = Disaggregation(
+    (Stage("link", Line(1000.0, 0.0), prefill=True, decode=True, link=True),), 100, PoolPlan(config=NARROW),
+    PoolPlan(config=NARROW), layers=1,
+)  # fmt: skip
+
+
+# A prompt that is set back takes what was sent of it with it, before the next step is planned.
+@example((NARROW, BY_LAYER, SET_BACK))
 @OFTEN
 @given(deployments())
 def test_what_is_done_at_once_is_what_events_would_do_one_by_one(

@@ -11,7 +11,7 @@ from itertools import product
 from audited import Audited
 from crowds import Crowd, crowds
 from fuzzing import fuzz
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from offloaded import CLOCK, Host, engine, hosts, may_hang, play
 from workloads import cases
@@ -84,6 +84,25 @@ def test_without_host_memory_it_is_the_plain_engine(
         assert told == plain
 
 
+FULL_HOST = EngineConfig(
+    13, 1, 12, 1, 12, enable_chunked_prefill=False, scheduler_reserve_full_isl=False, async_scheduling=False
+)
+ONE_BY_ONE = [
+    Request(f"r{number}", 0.0, ((1000 + 50 * number, 1),), 1, ((500, output),), output)
+    for number, output in enumerate((1, 2, 1))
+]
+
+
+BESIDE = [
+    Request("r0", 0.0, ((1000, 6),), 6, ((10**6, 20),), 20),
+    Request("r1", 0.0, ((1000, 6), (10**6, 3), (2000, 1)), 10, ((10**6 + 1000, 3),), 3),
+]
+
+
+# What a request leaves behind that ends among quiet steps is stored in the next one.
+@example((EngineConfig(29, 1, 26, 3, 26, async_scheduling=False), BESIDE), (8, 2, "lru", 0.05, 0.05), 2, None)
+# A chunk that the host had no room for is stored in the first step after room came, which is a quiet one.
+@example((FULL_HOST, ONE_BY_ONE), (1, 1, "lru", 0.0, 0.0), 0, None)
 @laws
 @given(cases(), hosts, st.integers(0, 5), st.one_of(st.none(), crowds))
 def test_the_books_are_kept_and_nothing_hangs(

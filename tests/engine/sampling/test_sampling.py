@@ -162,6 +162,22 @@ def test_tables_and_requests_that_stay_in_step_change_nothing(case: Case, n: int
         assert fast.sections == one_by_one.sections
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_trunks_free_among_quiet_steps_lets_in_who_waits(ahead: bool) -> None:
+    """Three beams each, whose trunks grow at different steps; found by random workloads."""
+    config = EngineConfig(29, 5, 36, 32, 64, enable_prefix_caching=False, async_scheduling=ahead)
+    asked = [
+        request(f"r{number}", prompt, output, arrival_s, 1000 * number)
+        for number, (prompt, output, arrival_s) in enumerate(
+            ((12, 24, 0.0), (4, 20, 1e-9), (3, 21, 2e-9), (6, 6, 3e-9), (1, 22, 0.080000004))
+        )
+    ]
+    beams = SamplingRule(3, trunk_lag=9)
+    quiet, logged = (sampled(beams, config, asked, log=log, stride=1000) for log in (False, True))
+    assert quiet.outcome == logged.outcome
+    assert quiet.sections == logged.sections
+
+
 def used(served: Served) -> list[int]:
     """Blocks in use, step by step."""
     return [point.used_blocks for point in served.series]
