@@ -181,9 +181,9 @@ def perform(run: Run) -> None:
     run.each("compiled peers", [p for p in others if p.eager], named, run.peer, COMPILED_BY, "peers")
 
 
-def wake(seconds: float = 0.5) -> None:
-    """Keep the GPU busy until its clocks are up."""
-    x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+def wake(seconds: float = 0.5, rows: int = 4096) -> None:
+    """Keep the GPU busy until its clocks are up, with products of matrices of ``rows`` rows and columns."""
+    x = torch.randn(rows, rows, device="cuda", dtype=torch.bfloat16)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for _ in range(20):
