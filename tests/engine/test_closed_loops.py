@@ -14,7 +14,7 @@ from agreement import agree, in_strides
 from crowds import conversing
 from fuzzing import fuzz
 from grouped import grouped_cases
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pools import disaggregations
 from workloads import cases, requests, stride_of
@@ -339,6 +339,27 @@ class StepByStep(Cluster):
         super()._reach_next(arrivals)
 
 
+ONE_SEAT = EngineConfig(
+    13, 1, 12, 1, 12, enable_chunked_prefill=False, scheduler_reserve_full_isl=False, async_scheduling=False
+)
+SHORT_ANSWERS = [
+    Request(
+        f"r{number}",
+        0.0,
+        ((1000 + 50 * max(number - 1, 0), 1),),
+        1,
+        ((500, 1 + (not number)),),
+        1 + (not number),
+    )
+    for number in range(5)
+]
+
+
+@example(
+    case=(ONE_SEAT, SHORT_ANSWERS, Loop(2, conversations=False, reaction_s=0.0)),
+    replicas=2,
+    router="least-loaded",
+)
 @settings(FUZZ, max_examples=max(100, FUZZ.max_examples // 2))
 @given(case=plain_cases(), replicas=st.integers(2, 3), router=st.sampled_from(ROUTERS.names()))
 def test_no_replica_runs_ahead_of_an_answer_that_brings_a_request(
