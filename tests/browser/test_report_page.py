@@ -225,11 +225,13 @@ LEGENDS = """() => [...document.querySelectorAll(".is-live")].map((plot) => {
 """Of each chart, whether its legend hides a part of itself, and whether it lies over the axis' title."""
 
 
-@pytest.mark.parametrize("width", [330, 800, 1280])
-def test_legends_are_whole_and_beside_the_title_of_the_axis(browser, tmp_path, width):
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A sweep and a report, whose charts have long legends."""
     from kvplan.cli.app import run
 
-    scenario, sweep, report = tmp_path / "s.yaml", tmp_path / "sweep.html", tmp_path / "report.html"
+    folder = tmp_path_factory.mktemp("pages")
+    scenario, sweep, report = folder / "s.yaml", folder / "sweep.html", folder / "report.html"
     scenario.write_text(
         "cache: {blocks: 2000}\nlatency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}\n"
         "workload: {synthesize: chat, requests: 30, rate: 20}\n"
@@ -238,7 +240,12 @@ def test_legends_are_whole_and_beside_the_title_of_the_axis(browser, tmp_path, w
     words = ["--vary", kinds, "--vary", "workload.rate=5,20", "--set", "parallel.replicas=2"]
     assert run(["sweep", str(scenario), *words, "-j", "1", "-q", "--html", str(sweep)]) == 0
     _write(report, "full")
-    for path in (sweep, report):
+    return [sweep, report]
+
+
+@pytest.mark.parametrize("width", [330, 800, 1280])
+def test_legends_are_whole_and_beside_the_title_of_the_axis(browser, pages, width):
+    for path in pages:
         with Visit(browser, path, viewport={"width": width, "height": 900}) as visit:
             found = visit.page.evaluate(LEGENDS)
             assert [chart for chart, scrolls, covers in found if scrolls or covers] == []

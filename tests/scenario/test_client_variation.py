@@ -170,7 +170,7 @@ def logged(flags: dict[str, Any], sigma: float) -> EngineLog:
 def test_a_spread_is_found_where_it_is_and_brings_the_99th_percentile_where_it_was_measured(
     tmp_path: Path,
 ) -> None:
-    flags = {**OPEN, "workload.requests": 500}
+    flags = {**OPEN, "workload.requests": 300}
     scenario, found, tails = load_scenario(None, flags), {}, {}
     for sigma in (0.0, 0.6):
         log = logged(flags, sigma)
