@@ -60,7 +60,6 @@ DRAFTS = "speculative={method: draft_model, model: llama-3.2-1b, tokens: 2, acce
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (("tiers={host: {memory: 1GiB}}",), "in the host of sliding windows"),
         (("engine.disable_radix_cache=true", DRAFTS), "leave the radix cache on"),
         (("engine.disable_radix_cache=true", "engine.max_running_requests=8"), "leave the radix cache on"),
         (("engine.max_total_tokens=120",), "holds no request"),
