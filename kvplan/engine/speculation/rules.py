@@ -11,8 +11,13 @@ from kvplan.sizing.ahead import can_plan_ahead
 Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
 """By the model's own layers, by layers trained for it, by another model, or by looking the prompt up."""
 
-RUNNER_V2 = (0, 30, 0)
-"""vLLM's second model runner is the default from here on (0.27 and 0.28 have it for some architectures)."""
+RUNNER_V2: dict[Method, tuple[int, int, int]] = {
+    "mtp": (0, 29, 0),
+    "eagle": (0, 29, 0),
+    "draft_model": (0, 31, 0),
+}
+"""vLLM's second model runner is the default from here on (0.25 to 0.28 have it for some architectures), later
+for models that draft for others. Looking the prompt up takes no time, before outputs or after."""
 
 SEVERAL_MODULES = (0, 28, 0)
 """vLLM from here on makes each draft with a prediction layer of its own where a model has several."""
@@ -76,7 +81,7 @@ def rules_of(method: Method, tokens: int, version: tuple[int, int, int], *, modu
     """
     if method == "ngram":
         return DraftRules(tokens, ahead=can_plan_ahead(version, lookup=True), outputs_first=False)
-    second = version >= RUNNER_V2
+    second = version >= RUNNER_V2[method]
     if method == "draft_model":
         beside = can_plan_ahead(version, draft_model=True)
         return DraftRules(tokens, lookahead=tokens, slots=1, ahead=beside, outputs_first=second)

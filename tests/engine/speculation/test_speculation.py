@@ -149,6 +149,18 @@ def test_rates_that_are_none(rates: tuple[float, ...]) -> None:
         of_mean_length(3.5, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("method", "since"), [("mtp", (0, 29, 0)), ("eagle", (0, 29, 0)), ("draft_model", (0, 31, 0))]
+)
+def test_outputs_leave_before_drafts_are_made_where_the_second_runner_is_the_default(
+    method: Method, since: tuple[int, int, int]
+) -> None:
+    """By what ``use_v2_model_runner`` says is unsupported in each version."""
+    assert rules_of(method, 2, since).outputs_first
+    assert not rules_of(method, 2, (0, since[1] - 1, 2)).outputs_first
+    assert not rules_of("ngram", 2, since).outputs_first
+
+
 def test_a_prefix_is_found_by_the_token_behind_it_or_less_its_last_block() -> None:
     """Both requests begin with the same 32 tokens; the first one goes on with token 32, the other does not."""
     first = Request("a", 0.0, ((0, 64),), 64, ((10**6, 1),), 1)
