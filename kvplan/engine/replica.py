@@ -156,7 +156,12 @@ class Replica:
         clock, device_free = self.clock, self._device_free
         self.stopped = False
         while clock < until:
-            if scheduler.running or scheduler.waiting.items or self.owes or (self.polls and in_flight):
+            if (
+                scheduler.running
+                or scheduler.waiting.items
+                or self.owes
+                or (self.polls and self.asks and in_flight)
+            ):
                 if not self.logging and not scheduler.undecided():
                     clock, device_free, until = self._coast(clock, device_free, until)
                     if self.stopped:

@@ -1,9 +1,9 @@
 """Recorded runs with drafts above vLLM 0.33's own host memory.
 
-Scheduler, connector and the host's manager were vLLM's, told at every call what this engine's own were told: a
-request, a step's outputs, copies that have ended. Every time they decided the same: who gets which tokens and
-drafts, who is preempted, which loads and stores begin, which stores a step waits for, how many chunks are idle
-and being written.
+Scheduler, connector and the host's manager were vLLM's, in the loop of its engine core (``EngineCoreProc``), which
+says when a step is planned and what it hears of; workers and their times were made up. They decided who gets which
+tokens and drafts, who is preempted, which loads and stores begin, which stores a step waits for, how many chunks
+are idle and being written.
 """
 
 from __future__ import annotations

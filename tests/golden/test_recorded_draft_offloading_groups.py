@@ -1,7 +1,8 @@
 """Recorded runs with drafts above vLLM 0.33's own host memory, below several cache groups, and of several modules.
 
-As ``test_recorded_draft_offloading``; compared at every call besides: how many tokens and blocks each load and
-store has, the shape of every block table, how many free blocks can be found, queried and hit tokens.
+As ``test_recorded_draft_offloading``; all whose decisions do not come after an idle time were compared at every
+call besides: how many tokens and blocks each load and store has, the shape of every block table, how many free
+blocks can be found, queried and hit tokens.
 """
 
 from __future__ import annotations

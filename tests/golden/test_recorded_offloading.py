@@ -2,10 +2,10 @@
 
 Scheduler, connector (both its sides) and the host's manager were vLLM's; only the copies themselves were a
 stand-in, one queue in each direction, that takes so long a transfer and a block. Loads and stores are begun,
-waited for and found where vLLM's model runner does so. Of every step are recorded its decisions; when it was
-planned; how many chunks were idle, being written and being read, how many stores began, how many transfers its
-workers told of, and how often a step had waited for stores so far; in the end, which chunks are in the host, in
-the order in which they would go.
+waited for and found where vLLM's model runner does so, in the steps that its engine core takes. Of every step
+are recorded its decisions; when it was planned; how many chunks were idle, being written and being read, how
+many stores began, how many transfers its workers told of, and how often a step had waited for stores so far;
+in the end, which chunks are in the host, in the order in which they would go.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu
 - A load begins when the step that it was planned with has ended. It brings whole chunks.
 - Blocks of a request that is over, or is preempted, may still be on their way to the host. A step that was
   given one of them (of who is preempted: any step) is launched only when the copy has ended.
-- The scheduler hears of copies that ended with a step's output (``remote.replica``).
+- The scheduler hears of copies that ended with a step's output (``remote.replica``). Stores keep no engine
+  awake: without requests it takes no step, and hears with its next one of what has ended meanwhile. So after
+  an idle time whoever needs what was stored last is passed over once.
 
 Not simulated: outputs in the host (``offload_prompt_only: false``), ``store_threshold``, loads within a step
 (``sync_load_budget_bytes``), tiers below the host, the one copy that vLLM keeps of MLA caches which are the

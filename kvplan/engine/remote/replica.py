@@ -7,8 +7,9 @@ vLLM's workers look for loads that have ended when they launch a step, and tell 
 one step is found when the next one is launched, and its request takes part in the one after that; with
 overlapping steps one later still. A step without a token tells what it found in its turn, too.
 
-Where nothing can be computed, vLLM goes on planning empty steps and hears of what they find at once. That
-it sleeps a millisecond after each of them is not simulated, as no time of the host's is.
+Where nothing can be computed, vLLM goes on planning empty steps and hears of what they find at once, as long
+as it has requests (``Replica.asks``); without any it takes no step, and hears of nothing. That it sleeps a
+millisecond after each of them is not simulated, as no time of the host's is.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ class RemoteReplica(Replica, Timed):
         super().advance(until)
 
     def notices_idle(self) -> bool:
-        """Whether nothing can be computed and loads have come; they are known then."""
+        """Whether nothing can be computed and something has come that it asks for; it is known then."""
         scheduler = self.remote
-        if not scheduler.come or self.in_flight:
+        if not self.hears or not self.asks or self.in_flight:
             return False
         if not self._nothing_planned and (scheduler.running or scheduler.waiting.items):
             return False

@@ -17,10 +17,12 @@ from workloads import cases
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.instance import one_full_group
-from kvplan.engine.lockstep.engine import LockstepEngine
+from kvplan.engine.lockstep.offloading import OffloadingRanks
 from kvplan.engine.lockstep.strategy import DataParallelAttention
+from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.strategy import Engine
 from kvplan.traces.request import Request
 
 
@@ -30,7 +32,7 @@ def host_of(host: Host) -> Offloading:
 
 
 def played(
-    engine: LockstepEngine, rows: list[RequestRow], requests: list[Request], crowd: Crowd | None
+    engine: Engine, rows: list[RequestRow], requests: list[Request], crowd: Crowd | None
 ) -> tuple[object, ...]:
     engine.run(requests if crowd is None else crowd.arrivals(requests))
     engine.close()
@@ -87,4 +89,35 @@ def test_without_host_memory_ranks_are_plain_ones(
             told.append((exc.message,))
             continue
         told.append(answers[:2])
+    assert told[0] == told[1]
+
+
+@fuzz(80)
+@given(
+    st.one_of(cases(), grouped_cases()), hosts, st.one_of(st.none(), crowds),
+    st.lists(st.sampled_from((0.0, 1e-3, 0.5)), max_size=2),
+)  # fmt: skip
+def test_one_rank_is_a_replica(
+    case: tuple[EngineConfig, list[Request]], host: Host, crowd: Crowd | None, idle_s: list[float]
+) -> None:
+    """Also of what its workers found while nobody asked for anything."""
+    config, requests = case
+    config = replace(config, enable_prefix_caching=True, eviction="lru", retention_interval=0)
+    asked = list(requests)
+    for times, seconds in enumerate(idle_s):
+        # All at once: who is put off has others that are let in before it.
+        again_s = asked[-1].arrival_s + seconds
+        asked += [one._replace(id=f"{one.id} {times}", arrival_s=again_s) for one in requests]
+    told = []
+    for strategy in (host_of(host), DataParallelAttention(1, "round-robin").with_host(host_of(host))):
+        rows: list[RequestRow] = []
+        engine = strategy.engine(config, CLOCK, Recorder(on_request=rows.append))
+        try:
+            answers = played(engine, rows, asked, crowd)[:2]
+        except EngineStuck as exc:
+            told.append((exc.message,))
+            continue
+        (replica,) = engine.ranks if isinstance(engine, OffloadingRanks) else (engine,)
+        assert isinstance(replica, OffloadingReplica)
+        told.append((*answers, replica.cache.idle, replica.cache.pending))
     assert told[0] == told[1]

@@ -99,6 +99,19 @@ def test_who_would_load_what_is_being_written_is_passed_over() -> None:
     assert (engine.offloading.put_off, engine.remote.fetched_tokens) == (1, 4)
 
 
+def test_what_ends_while_nobody_asks_for_a_step_is_found_with_the_next_one() -> None:
+    asked = [
+        request("a", 0.0, 22), request("b", 1.0, 22), request("c", 100.0, 14, 5),
+        request("d", 100.0, 22, content="a"),
+    ]  # fmt: skip
+    engine, rows = serve(asked, num_blocks=13)
+    # The last step, at 2, finds neither store: a's ends at 2.25, b's at 3.5. c takes the last two of a's five full
+    # blocks, so d needs the host, which is told of a's with c's first step: its load begins with the second.
+    assert engine.remote.fetched_tokens == 8
+    assert rows["c"].scheduled_s == 100.0
+    assert rows["d"].scheduled_s == 104.0
+
+
 def test_of_one_prompt_the_end_goes_first() -> None:
     asked = [request("a", 0.0, 18), request("b", 50.0, 10), request("c", 100.0, 22, content="c")]
     engine, _ = serve(asked, chunks=8)
