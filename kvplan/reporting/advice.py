@@ -248,8 +248,12 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
     if longest and (refused(result) or short):
         base = {"engine.max_model_len": longest}
         found.append(("A limit on length that fits", {}))
-    if kind in ("memory", "length") and _halves(result):
-        found.append((_EIGHT_BITS, {"cache.dtype": "fp8"}))
+    given = _given_pool(result)
+    if kind in ("memory", "length"):
+        if given is None and _halves(result):
+            found.append((_EIGHT_BITS, {"cache.dtype": "fp8"}))
+        if given is not None and bill is not None and bill.kv_tokens > given[1]:
+            found.append((f"All {bill.kv_tokens:,} tokens that the memory holds", {given[0]: None}))
     limit = _chosen(result, "engine.max_num_seqs")
     if kind == "sequences" and isinstance(limit, int):
         found.append(("More sequences at once", {"engine.max_num_seqs": 2 * limit}))
@@ -263,7 +267,7 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         found.append((f"{more} replicas", {"parallel.replicas": more}))
     tp = _at(result, "parallel.tp")
     if (
-        kind in ("memory", "steps", "length")
+        kind in (("steps",) if given else ("memory", "steps", "length"))
         and result.gpu is not None
         and isinstance(tp, int)
         and 2 * tp <= MOST_TP
@@ -277,8 +281,20 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         changes = base | changes
         line = command(result.scenario, "simulate", changes)
         if line is not None:
-            steps.append(Step(why, " ".join(f"--set {key}={value}" for key, value in changes.items()), line))
+            steps.append(Step(why, " ".join(_change(key, value) for key, value in changes.items()), line))
     return (*steps, *last)
+
+
+def _change(key: str, value: object) -> str:
+    return f"without {key}" if value is None else f"--set {key}={value}"
+
+
+def _given_pool(result: Result) -> tuple[str, int] | None:
+    """What fixes the pool whatever the memory holds, and its tokens: other formats or GPUs change nothing."""
+    blocks, tokens = _at(result, "cache.blocks"), _at(result, "engine.max_total_tokens")
+    if isinstance(blocks, int):
+        return "cache.blocks", blocks * result.pool.block_size
+    return ("engine.max_total_tokens", tokens) if isinstance(tokens, int) else None
 
 
 def _plan(result: Result, kind: str) -> tuple[Step, ...]:
@@ -286,7 +302,7 @@ def _plan(result: Result, kind: str) -> tuple[Step, ...]:
     missed = any(not slo.passed for slo in result.slo)
     if not missed or kind not in ("memory", "sequences", "steps") or result.gpu is None:
         return ()
-    if _at(result, "cache.blocks") is not None:
+    if _given_pool(result) is not None:
         return ()  # a pool that was given says nothing about other GPUs
     # What a plan seeks itself, it is not told: sizes of pools back to what they are where nothing is said.
     line = command(result.scenario, "plan", {"parallel.tp": 1, **dict.fromkeys(SIZES, 1)})

@@ -51,6 +51,27 @@ def test_a_full_pool_is_named():
     assert "at least 82% full" in found.evidence
 
 
+@pytest.mark.parametrize(
+    ("pool", "name"),
+    [
+        ({"cache.blocks": 600}, "cache.blocks"),
+        ({"engine.kind": "sglang", "engine.max_total_tokens": 10_000}, "engine.max_total_tokens"),
+    ],
+)
+def test_of_a_pool_that_was_given_neither_another_format_nor_more_gpus_is_tried(
+    pool: dict[str, Any], name: str
+) -> None:
+    """They would leave as many tokens; what helps is what the memory holds."""
+    length = "engine.max_model_len" if name == "cache.blocks" else "engine.context_length"
+    where = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.rate": 60, length: 4096}
+    found = said({**where, **pool})
+    assert found.limit == "KV memory: requests wait for blocks."
+    assert found.steps[0].change == f"without {name}"
+    assert name not in found.steps[0].command
+    assert not any("fp8" in step.command or "--tp" in step.command for step in found.steps)
+    assert found.steps[1].change.startswith("--set parallel.replicas=")
+
+
 def test_a_small_step_is_named():
     found = said({**POOL, "workload.rate": 60, "engine.max_num_batched_tokens": 512})
     assert found.limit.startswith("The time of a step")
