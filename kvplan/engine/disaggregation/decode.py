@@ -9,6 +9,7 @@ from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.cargo import Cargo
+from kvplan.engine.disaggregation.instance import Instance
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
@@ -126,7 +127,7 @@ class DecodeScheduler(RemoteScheduler):
         self.give_back(request)
 
 
-class Decoding:
+class Decoding(Instance):
     """How an engine of the decode pool waits for others, for one scheduler or for ranks in step.
 
     Attributes:
@@ -134,7 +135,6 @@ class Decoding:
         parked: nothing runs and nothing fits, until something reaches it.
     """
 
-    clock: float
     stops: bool
     stopped: bool
     parked = False
@@ -142,16 +142,6 @@ class Decoding:
     @property
     def expected(self) -> int:
         """See the class."""
-        raise NotImplementedError
-
-    @property
-    def works(self) -> bool:
-        """Whether somebody runs, or waits and may be let in."""
-        raise NotImplementedError
-
-    @property
-    def ends_s(self) -> float:
-        """When the first step in flight ends; infinite without one."""
         raise NotImplementedError
 
     @property
@@ -191,8 +181,7 @@ class Decoding:
         if not self.parked:
             self.go_on(now)
         self.parked = False
-        if self.clock < now and self.ends_s == inf:
-            self.clock = now
+        self.wait_until(now)
 
 
 class DecodeReplica(RemoteReplica, Decoding):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.handover import Handover
+from kvplan.engine.disaggregation.instance import Instance
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -93,7 +93,7 @@ class PrefillScheduler(VllmScheduler):
             request.samples = request.stale = 0
 
 
-class Prefilling:
+class Prefilling(Instance):
     """How an engine of the prefill pool stands still, for one scheduler or for ranks in step.
 
     Attributes:
@@ -101,19 +101,8 @@ class Prefilling:
         stalled_s: how long it was like that in all.
     """
 
-    clock: float
     parked_s: float | None = None
     stalled_s = 0.0
-
-    @property
-    def works(self) -> bool:
-        """Whether somebody runs, or waits and may be let in."""
-        raise NotImplementedError
-
-    @property
-    def ends_s(self) -> float:
-        """When the first step in flight ends; infinite without one."""
-        raise NotImplementedError
 
     def advance(self, until: float) -> None:
         """See ``Actor``."""
@@ -131,8 +120,7 @@ class Prefilling:
             self.parked_s = None
         elif not self.works:
             self.advance(now)
-        if self.clock < now and self.ends_s == inf:
-            self.clock = now
+        self.wait_until(now)
 
 
 class PrefillReplica(Replica, Prefilling):
