@@ -9,7 +9,7 @@ from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.cargo import Cargo
-from kvplan.engine.disaggregation.instance import Instance
+from kvplan.engine.disaggregation.instance import Instance, PoolReplica
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
@@ -184,7 +184,7 @@ class Decoding(Instance):
         self.wait_until(now)
 
 
-class DecodeReplica(RemoteReplica, Decoding):
+class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
     """One instance of the decode pool, or a rank of one.
 
     It is its own ``KvSource``, and others say when a load ends.
@@ -233,14 +233,6 @@ class DecodeReplica(RemoteReplica, Decoding):
     def computes(self) -> bool:
         """Whether its device has something to do, now or with the next step."""
         return bool(self.scheduler.running or self.in_flight)
-
-    def refusal(self, request: Request) -> str | None:
-        """Why it could never serve a request, or ``None``."""
-        return super().rejection(request)
-
-    def rejection(self, request: Request) -> str | None:
-        """Nothing comes here that the engine has not looked at."""
-        return None
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""

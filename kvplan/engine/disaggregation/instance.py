@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import inf
 
+from kvplan.engine.replica import Replica
+from kvplan.traces.request import Request
+
 
 class Instance:
     """An engine of a pool as others meet it: one scheduler, or ranks in step."""
@@ -24,3 +27,15 @@ class Instance:
         """Let the time pass in which it computes nothing."""
         if self.clock < now and self.ends_s == inf:
             self.clock = now
+
+
+class PoolReplica(Replica):
+    """One scheduler of a pool: what comes to it the engine has looked at."""
+
+    def refusal(self, request: Request) -> str | None:
+        """Why it could never serve a request, or ``None``."""
+        return super().rejection(request)
+
+    def rejection(self, request: Request) -> str | None:
+        """Nothing comes here that the engine has not looked at."""
+        return None

@@ -7,14 +7,13 @@ from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.handover import Handover
-from kvplan.engine.disaggregation.instance import Instance
+from kvplan.engine.disaggregation.instance import Instance, PoolReplica
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.remote.plan import FencedPlan, carries
-from kvplan.engine.replica import Replica
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
 
@@ -123,7 +122,7 @@ class Prefilling(Instance):
         self.wait_until(now)
 
 
-class PrefillReplica(Replica, Prefilling):
+class PrefillReplica(PoolReplica, Prefilling):
     """One instance of the prefill pool, or a rank of one.
 
     ``advance`` ends when a prompt is computed, or has begun where that matters to others: what follows from
@@ -175,14 +174,6 @@ class PrefillReplica(Replica, Prefilling):
     def computes(self) -> bool:
         """Whether its device has something to do, now or with the next step."""
         return bool(self.scheduler.running or self.in_flight)
-
-    def refusal(self, request: Request) -> str | None:
-        """Why it could never serve a request, or ``None``."""
-        return super().rejection(request)
-
-    def rejection(self, request: Request) -> str | None:
-        """Nothing comes here that the engine has not looked at."""
-        return None
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""

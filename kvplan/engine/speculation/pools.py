@@ -23,6 +23,7 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.grouped import GroupedDecodeScheduler, GroupedPrefillScheduler
 from kvplan.engine.disaggregation.handover import Handover
+from kvplan.engine.disaggregation.instance import PoolReplica
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
@@ -57,7 +58,19 @@ class DraftPrefillScheduler(PrefillScheduler, DraftScheduler):
         self.hold(handover)
 
 
-class DraftPrefillReplica(Verifying, PrefillReplica):
+class DraftPoolReplica(Verifying, PoolReplica):
+    """One scheduler of a pool that has the drafter."""
+
+    def refusal(self, request: Request) -> str | None:
+        """As the base class; drafts have their places, too."""
+        return super().refusal(request) or self.overflow(request)
+
+    def rejection(self, request: Request) -> str | None:
+        """As of every instance of a pool: the engine has looked at it."""
+        return None
+
+
+class DraftPrefillReplica(DraftPoolReplica, PrefillReplica):
     """One instance of a prefill pool that has the drafter."""
 
     kind: type[DraftPrefillScheduler | DraftGroupedPrefillScheduler] = DraftPrefillScheduler
@@ -83,14 +96,6 @@ class DraftPrefillReplica(Verifying, PrefillReplica):
         self.drafting = scheduler
         return scheduler
 
-    def refusal(self, request: Request) -> str | None:
-        """As the base class; drafts have their places, too."""
-        return super().refusal(request) or self.overflow(request)
-
-    def rejection(self, request: Request) -> str | None:
-        """As of every instance of a pool: the engine has looked at it."""
-        return None
-
 
 class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
     """Every request that is new here waits for its KV; from then on it has drafts."""
@@ -110,7 +115,7 @@ class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
         self.count(totals)
 
 
-class DraftDecodeReplica(Loading, DecodeReplica):
+class DraftDecodeReplica(DraftPoolReplica, Loading, DecodeReplica):
     """One instance of a decode pool that verifies drafts."""
 
     kind: type[DraftDecodeScheduler | DraftGroupedDecodeScheduler] = DraftDecodeScheduler
@@ -134,14 +139,6 @@ class DraftDecodeReplica(Loading, DecodeReplica):
         self.decode = scheduler
         self.drafting = scheduler
         return scheduler
-
-    def refusal(self, request: Request) -> str | None:
-        """As the base class; drafts have their places, too."""
-        return super().refusal(request) or self.overflow(request)
-
-    def rejection(self, request: Request) -> str | None:
-        """As of every instance of a pool: the engine has looked at it."""
-        return None
 
     def known_tokens(self, request: Request) -> int:
         """See the base class: prompts come once, and before their answers."""
