@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -12,8 +13,10 @@ from kvplan.scenario.schema import Scenario
 from kvplan.sizing.capacity import FitReport, capacity_curve
 from kvplan.sizing.fit import REST, bill_terms
 from kvplan.sizing.flags import SGLANG_KV, VLLM_KV
+from kvplan.sizing.report import number
 from kvplan.sizing.size import size_model
 from kvplan.sizing.support import kv_means
+from kvplan.sizing.terms import Term
 from kvplan.specs.formats import check_fits, kv_format
 from kvplan.specs.schema import ModelSpec
 
@@ -59,6 +62,9 @@ def _model(
 
 def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[str, Any]:
     lines = {term.name: term for term in bill_terms(fit)}
+    pool = _given_pool(scenario, fit, deployment)
+    if pool is not None:
+        lines[pool.name] = pool
     bill = [
         {"name": name, "bytes": int(line.value), "formula": line.formula, "source": line.source}
         for name in BILL
@@ -67,7 +73,7 @@ def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[
     total = fit.binding.bill.total_bytes
     unused = total - sum(int(line.value) for name, line in lines.items() if name in BILL and line.value > 0)
     if unused > 0:
-        why = "left outside the engine's share of memory"
+        why = "left outside the engine's share of memory" + ("" if pool is None else ", and beside the pool")
         bill.append({"name": "unused", "bytes": unused, "formula": why, "source": REST})
     return {
         "bill": bill,
@@ -80,6 +86,31 @@ def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[
         "starts": fit.fits or not _checked(scenario),
         "longest_request": fit.longest_context(),
     }
+
+
+def _given_pool(scenario: Scenario, fit: FitReport, deployment: Deployment) -> Term | None:
+    """What a pool takes that was given, and not left to the bill; None where it was not.
+
+    vLLM allocates the blocks it is told. SGLang's pools beside the full one are sized by its tokens, but for
+    states, which have their slots first.
+    """
+    config, capacity, pool = deployment.config, fit.binding.capacity, fit.binding.pool
+    if isinstance(config, EngineConfig):
+        if scenario.cache.blocks is None:
+            return None
+        words = f"given: {config.num_blocks:,} blocks x {capacity.block_bytes:,} B"
+        return Term("kv_pool", words, config.num_blocks * capacity.block_bytes, "B", _GIVEN)
+    if config.pool_tokens == fit.kv_tokens:
+        return None
+    size = math.ceil(config.pool_tokens * pool.token_bytes)
+    words = f"given: {config.pool_tokens:,} tokens x {number(pool.token_bytes):,} B"
+    if capacity.states:
+        size += capacity.states * pool.state_bytes
+        words += f" + {capacity.states:,} states x {pool.state_bytes:,} B"
+    return Term("kv_pool", words, size, "B", _GIVEN)
+
+
+_GIVEN = "the scenario"
 
 
 def _checked(scenario: Scenario) -> bool:

@@ -140,6 +140,34 @@ def test_a_format_has_one_curve_whatever_it_is_called(dtype: str) -> None:
     assert curves == ["fp8_e4m3", "bf16", "int4_per_token_head"]
 
 
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"cache.blocks": 2000}, 2000 * 16 * 131072),
+        ({"engine.kind": "sglang", "engine.max_total_tokens": 100_000}, 100_000 * 131072),
+        ({"engine.kind": "sglang", "cache.blocks": 100_000}, 100_000 * 131072),
+        ({"engine.kind": "sglang", "engine.max_total_tokens": 10_000_000}, None),  # SGLang takes what fits
+    ],
+)
+def test_the_bill_of_a_pool_that_was_given_is_what_that_pool_takes(
+    options: dict[str, object], size: int | None
+) -> None:
+    plain = play(
+        {
+            "model": "llama-3.1-8b",
+            "gpu": "h100-sxm",
+            **CHAT,
+            "engine.kind": options.get("engine.kind", "vllm"),
+        }
+    )
+    memory = play({"model": "llama-3.1-8b", "gpu": "h100-sxm", **CHAT, **options})["memory"]
+    bill, before = ({item["name"]: item for item in m["bill"]} for m in (memory, plain["memory"]))
+    assert bill["kv_pool"]["bytes"] == (before["kv_pool"]["bytes"] if size is None else size)
+    assert ("given" in bill["kv_pool"]["formula"]) == (size is not None)
+    assert sum(item["bytes"] for item in memory["bill"]) == memory["total_bytes"]
+    assert memory["num_blocks"] == plain["memory"]["num_blocks"]  # what the memory would hold
+
+
 def test_slo_values_are_the_quantiles_reached() -> None:
     result = play({**LINEAR, **POOL, **CHAT, "slo.ttft_p99_s": 1e-6, "slo.tpot_p50_s": 10.0})
     by_name = {item["name"]: item for item in result["slo"]}
