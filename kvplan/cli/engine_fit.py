@@ -52,7 +52,7 @@ def fit_engine_log(
     from kvplan.cli.files import STANDARD, check_outputs, written
     from kvplan.provenance import input_file
     from kvplan.scenario.engine_fit import fit_engine
-    from kvplan.scenario.engine_log import read_engine_log
+    from kvplan.scenario.engine_log import read_engine_logs
     from kvplan.scenario.fit_document import fit_document
     from kvplan.scenario.load import load_scenario, read_scenario
 
@@ -68,7 +68,7 @@ def fit_engine_log(
     limits = _limits(logs, max_in_flight)
     called = ["the log"] if len(names) == 1 else [f"the log {name}" for name in names]
     check_outputs({"-o": str(out)}, {**dict(zip(called, names, strict=True)), "the scenario": scenario})
-    read = [read_engine_log(log, limit) for log, limit in zip(logs, limits, strict=True)]
+    read = [run for log, limit in zip(logs, limits, strict=True) for run in read_engine_logs(log, limit)]
     document = read_scenario(scenario)
     # The log is the workload: a scenario that describes the deployment only will do.
     document.data.setdefault("workload", {"synthesize": "fixed"})
