@@ -110,7 +110,7 @@ def _print(
     if form is OutputFormat.json:
         print_json(document)
     elif form is OutputFormat.table:
-        answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, rows, out)]))
+        answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, len(read), rows, out)]))
     else:
         answer_rows(form, COLUMNS, rows)
 
@@ -128,7 +128,7 @@ def _run(read: EngineLog, named: bool) -> str:
     )
 
 
-def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:
+def _table(fit: EngineFit, runs: int, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:
     from textwrap import wrap
 
     lines = [
@@ -145,7 +145,8 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
     lines += [f"  {name:<20}{value:>12.4g}  fitted to percentiles" for name, value in fit.variation.items()]
     if fit.uncertainty and fit.unidentified:
-        lines += ["", "  (alone: from this run only, without what is usual elsewhere)"]
+        which = "this run" if runs == 1 else "these runs"
+        lines += ["", f"  (alone: from {which} only, without what is usual elsewhere)"]
     lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]
     lines += [
         f"  {metric.upper() + ' ' + statistic:<20}{before:>12}{after:>12}"
