@@ -27,10 +27,18 @@ def named(item: Mapping[str, Any]) -> dict[str, Any]:
     own = {plain_name(str(key)): value for key, value in item.items()}
     parts = list(_objects(item))
     found = {
-        plain_name(str(k)): v for part in item.values() if isinstance(part, dict) for k, v in part.items()
+        plain_name(str(key)): value
+        for part in item.values()
+        if isinstance(part, dict)
+        for key, value in part.items()
     }
     if parts:
-        found |= _counts(own, parts)
+        for quantity in COUNTS:
+            if not counted(quantity, list(own)):
+                found |= _count(quantity, parts)
+                continue
+            for column in counted(quantity, list(found)):
+                del found[column.name]
     return found | token_ends(item) | own
 
 
@@ -47,19 +55,14 @@ def token_ends(item: Mapping[str, Any]) -> dict[str, float]:
     return {FIRST: min(moments), LAST: max(moments)} if moments else {}
 
 
-def _counts(own: Mapping[str, Any], parts: list[tuple[bool, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Numbers of tokens that the object does not say at its top."""
-    found: dict[str, Any] = {}
-    for quantity in COUNTS:
-        if counted(quantity, list(own)):
-            continue
-        for _, part in sorted(parts, key=lambda each: not each[0]):
-            values = {plain_name(str(key)): value for key, value in part.items()}
-            said = [values[column.name] for column in counted(quantity, list(values))]
-            if said and said[0] is not None:
-                found[quantity] = said[0]
-                break
-    return found
+def _count(quantity: str, parts: list[tuple[bool, Mapping[str, Any]]]) -> dict[str, Any]:
+    """A number of tokens that the object does not say at its top, under its own name."""
+    for _, part in sorted(parts, key=lambda each: not each[0]):
+        values = {plain_name(str(key)): value for key, value in part.items()}
+        said = [values[column.name] for column in counted(quantity, list(values))]
+        if said and said[0] is not None:
+            return {quantity: said[0]}
+    return {}
 
 
 def _objects(

@@ -111,7 +111,7 @@ def lifecycle(index: int) -> dict[str, Any]:
                 "output_tokens": output - 2,
                 "server_usage": {"prompt_tokens": prompt, "completion_tokens": output,
                                  "prompt_tokens_details": {"cached_tokens": 16}},
-                "chunk_times": moments[::2], "output_token_times": moments[:-2],
+                "chunk_times": [*moments[:-1:2], moments[-1]], "output_token_times": moments[:-2],
             },
             "labels": {}, "input_tokens": prompt,
         },
@@ -197,6 +197,8 @@ def test_a_line_that_was_cut_is_left_out_and_said(tmp_path: Path) -> None:
     assert log.notes == ("the last line is cut short and left out, as of a benchmark that was stopped",)
     with pytest.raises(DataError, match="not JSON"):
         read_engine_log(put(tmp_path / "a.jsonl", text[:-20] + "\n" + text))
+    with pytest.raises(DataError, match="not JSON"):  # a whole line that is none
+        read_engine_log(put(tmp_path / "a.jsonl", text[:-20] + "\n"))
     with pytest.raises(DataError, match="cut short: copy it whole"):
         read_engine_log(put(tmp_path / "v.json", json.dumps(vllm())[:-20]))
 
@@ -243,6 +245,8 @@ def test_lifecycles_of_inference_perf(tmp_path: Path) -> None:
     assert {row.cached_tokens for row in log.rows} == {16}
     assert log.notes[0].startswith("1 failed requests")
     same(read_engine_log(put(tmp_path / "i.jsonl", lines(requests))))
+    endless = [{key: value for key, value in item.items() if key != "end_time"} for item in requests]
+    same(read_engine_log(put(tmp_path / "i.json", endless)))
     for item in requests:  # as it wrote them before
         usage = item["info"]["response_metrics"]
         item["info"] = {
@@ -284,18 +288,20 @@ def test_a_database_of_evalscope(tmp_path: Path) -> None:
         base.execute(
             "CREATE TABLE result(request TEXT, start_time REAL, inter_token_latencies TEXT, success INTEGER, "
             "response_messages TEXT, completed_time REAL, latency REAL, first_chunk_latency REAL, "
-            "prompt_tokens INTEGER, completion_tokens INTEGER, time_per_output_token REAL, is_stream INTEGER)"
+            "prompt_tokens INTEGER, completion_tokens INTEGER, time_per_output_token REAL, is_stream INTEGER, "
+            "error TEXT)"
         )
         for start, prompt, output, ttft in REQUESTS:
             whole = e2e_s(output, ttft)
             row = ("{}" * 500, BEGUN_S + start, "[0.011]", 1, "", BEGUN_S + start + whole, whole, ttft, prompt,
-                   output, STEP_S, 1)  # fmt: skip
+                   output, STEP_S, 1, None)  # fmt: skip
             base.execute(f"INSERT INTO result VALUES ({', '.join('?' * len(row))})", row)
+        base.execute(f"INSERT INTO result VALUES ({', '.join('?' * len(row))})", (*row[:-1], "reset by peer"))
         base.execute("INSERT INTO result(request, start_time, success) VALUES ('x', 1.0, 0)")
         base.commit()
         log = read_engine_log(path)
         same(log)
-        assert log.notes[0].startswith("1 failed requests")
+        assert log.notes[0].startswith("2 failed requests")
         base.execute("DROP TABLE result")
         base.execute("CREATE TABLE other(a TEXT)")
         base.commit()
@@ -318,7 +324,7 @@ def test_phases_of_aiperf_are_runs(tmp_path: Path) -> None:
 
 def test_usage_within_counts_where_the_log_itself_says_nothing(tmp_path: Path) -> None:
     rows = [
-        {"start_s": start, "ttft_s": ttft, "e2e_s": e2e_s(output, ttft), "output_tokens": output,
+        {"start_s": start, "ttft_s": ttft, "e2e_s": e2e_s(output, ttft), "output_len": output,
          "response": {"output_tokens": 1, "usage": {"prompt_tokens": prompt, "completion_tokens": 1}}}
         for start, prompt, output, ttft in REQUESTS
     ]  # fmt: skip
