@@ -322,6 +322,17 @@ def test_phases_of_aiperf_are_runs(tmp_path: Path) -> None:
     assert first.notes == ("5 requests of the warm-up are left out",)
 
 
+@pytest.mark.parametrize("name", ["num_cached_tokens", "cached_prompt_tokens", "prompt_cache_hit_tokens"])
+def test_what_was_cached_has_several_names(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"start_s": start, "ttft_s": ttft, "e2e_s": e2e_s(output, ttft), "prompt_tokens": prompt,
+         "output_tokens": output, name: 32 if index else None}
+        for index, (start, prompt, output, ttft) in enumerate(REQUESTS)
+    ]  # fmt: skip
+    log = read_engine_log(put(tmp_path / "l.jsonl", lines(rows)))
+    assert [row.cached_tokens for row in log.rows[:2]] == [None, 32]
+
+
 def test_usage_within_counts_where_the_log_itself_says_nothing(tmp_path: Path) -> None:
     rows = [
         {"start_s": start, "ttft_s": ttft, "e2e_s": e2e_s(output, ttft), "output_len": output,
