@@ -52,7 +52,7 @@ def fit_engine_log(
     from kvplan.cli.files import STANDARD, check_outputs, written
     from kvplan.provenance import input_file
     from kvplan.scenario.engine_fit import fit_engine
-    from kvplan.scenario.engine_log import read_engine_log
+    from kvplan.scenario.engine_log import read_engine_logs
     from kvplan.scenario.fit_document import fit_document
     from kvplan.scenario.load import load_scenario, read_scenario
 
@@ -68,7 +68,7 @@ def fit_engine_log(
     limits = _limits(logs, max_in_flight)
     called = ["the log"] if len(names) == 1 else [f"the log {name}" for name in names]
     check_outputs({"-o": str(out)}, {**dict(zip(called, names, strict=True)), "the scenario": scenario})
-    read = [read_engine_log(log, limit) for log, limit in zip(logs, limits, strict=True)]
+    read = [run for log, limit in zip(logs, limits, strict=True) for run in read_engine_logs(log, limit)]
     document = read_scenario(scenario)
     # The log is the workload: a scenario that describes the deployment only will do.
     document.data.setdefault("workload", {"synthesize": "fixed"})
@@ -110,7 +110,7 @@ def _print(
     if form is OutputFormat.json:
         print_json(document)
     elif form is OutputFormat.table:
-        answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, rows, out)]))
+        answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, len(read), rows, out)]))
     else:
         answer_rows(form, COLUMNS, rows)
 
@@ -128,7 +128,7 @@ def _run(read: EngineLog, named: bool) -> str:
     )
 
 
-def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:
+def _table(fit: EngineFit, runs: int, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:
     from textwrap import wrap
 
     lines = [
@@ -145,7 +145,8 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
     lines += [f"  {name:<20}{value:>12.4g}  fitted to percentiles" for name, value in fit.variation.items()]
     if fit.uncertainty and fit.unidentified:
-        lines += ["", "  (alone: from this run only, without what is usual elsewhere)"]
+        which = "this run" if runs == 1 else "these runs"
+        lines += ["", f"  (alone: from {which} only, without what is usual elsewhere)"]
     lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]
     lines += [
         f"  {metric.upper() + ' ' + statistic:<20}{before:>12}{after:>12}"

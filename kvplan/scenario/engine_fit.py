@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvplan.engine.protocols import StepBatch
@@ -28,8 +29,11 @@ from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_advice import (
     Z90,
     another_model,
+    another_size,
+    front_end_left,
     further_runs,
     left_assumed,
+    mixed,
     poor,
     strange,
     unsure_why,
@@ -45,6 +49,8 @@ from kvplan.scenario.fit_constants import (
     Constant,
 )
 from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, end_of
+from kvplan.scenario.fit_front_end import FrontEnd, front_end
+from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
 from kvplan.scenario.fit_stalls import client_stalls
 from kvplan.scenario.log_features import quantile
@@ -62,6 +68,8 @@ UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
+NEWS = 0.5
+"""E-folds by which single requests must say something else of the front end than percentiles do."""
 LOOP_SPREAD = 0.4
 """Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
 requests apart, and other things that do (stalls, steps that differ) would be called its."""
@@ -147,9 +155,11 @@ class _Fitting:
         assert isinstance(base, (Roofline, ProfileLatency, DraftingLatency))
         model = run.deployment.model
         self.served = None if model is None else model.name
+        self.tp = scenario.parallel.tp
         given = self.given = scenario.latency.parameters()
         self.client, _ = client_overhead({name: value for name, value in given.items() if name in LIMITS})
         self.client = replace(self.client, seed=str(scenario.seed))
+        self.system = run.system
         self.runs = [FittedRun(run.system, log, base, self.client) for log in logs]
         self.closed = any(each.closed for each in self.runs)
         self.assumed = {item.name: item.value for item in run.clock.assumptions}
@@ -196,21 +206,28 @@ class _Fitting:
             if c.name not in reasons or c.name == "request_s"
         ]
         before = self._errors(self.own)
-        end = end_of(free, self.start, self._residual, self._weigh, self.tell)
+        end, told = self._ended(free)
         values = end.values
         prompts = [row.prompt_tokens for each in self.runs for row in each.log.rows]
         for name in self._unsure(free, end):
+            if name == SERVER.name and told is not None and told.deviation <= UNSURE:
+                continue
             reasons.setdefault(name, unsure_why(name, end.deviations[name], prompts))
         variation = self._vary(values)
         after = self._errors(values)
         tails = [each.tail_s(values) for each in self.runs if not saturated(each.log.rows)]
+        mixes = [
+            mixed(kinds, Path(each.log.path).name)
+            for each in self.runs
+            if not saturated(each.log.rows) and (kinds := two_kinds(each.pairs(values))) is not None
+        ]
         flight = sorted(size for each in self.runs for size in each.flight)
         requests = sum(len(each.log.rows) for each in self.runs)
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
             {name: _share(size) for name, size in end.deviations.items() if name not in reasons},
-            {name: _share(size) for name, size in end.alone.items()},
+            {name: _share(size) for name, size in self._alone(end, told).items()},
             reasons,
             tuple(
                 name for name in reasons
@@ -226,17 +243,45 @@ class _Fitting:
             requests,
             tuple(
                 dict.fromkeys(
-                    (*self._notes(), *self.notes, *poor(after), *strange(free, values, self.start),
-                     *self._left(values), *self._further(reasons))
+                    (*self._notes(), *self.notes, *poor(after), *mixes, *strange(free, values, self.start),
+                     *self._left(values), *self._further(reasons), *self._front_end(end, reasons))
                 )
             ),
         )  # fmt: skip
+
+    def _ended(self, free: Sequence[Constant]) -> tuple[End, FrontEnd | None]:
+        """Where the constants come to, and what requests sent close behind others say of the front end.
+
+        Percentiles tell of that only where it is full; where it is not, the constants are looked for once
+        more from what single requests say of it, if that is anything new.
+        """
+        end = end_of(free, self.start, self._residual, self._weigh, self.tell)
+        by_name = {constant.name: constant for constant in free}
+        server, client = by_name.get(SERVER.name), by_name.get(CLIENT.name)
+        calm = [each for each in self.runs if not each.closed and not saturated(each.log.rows)]
+        if server is None or client is None or not calm or SERVER.name not in self._unsure(free, end):
+            return end, None
+        told = front_end(calm, end.values, server, client)
+        moved = abs(math.log(told.seconds / end.values[SERVER.name]))
+        if moved <= NEWS and told.deviation >= SETTLED * server.spread:
+            return end, None
+        self.tell("once more, with what requests sent close behind others say of the front end")
+        again = [replace(c, spread=told.deviation) if c == server else c for c in free]
+        begin = {**self.start, SERVER.name: min(max(told.seconds, server.low), server.high)}
+        return end_of(again, begin, self._residual, self._weigh, self.tell), told
+
+    def _alone(self, end: End, told: FrontEnd | None) -> dict[str, float]:
+        """What the run alone says of each constant; of the front end also request by request."""
+        if told is None or told.deviation > UNSURE:
+            return end.alone
+        return {**end.alone, SERVER.name: min(end.alone[SERVER.name], told.deviation)}
 
     def _notes(self) -> list[str]:
         """What was done to each log, once where all say the same."""
         other = (
             [] if self.served is None else another_model([each.log.model for each in self.runs], self.served)
         )
+        other += another_size([each.log.tp for each in self.runs], self.tp)
         return other + [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
@@ -254,7 +299,16 @@ class _Fitting:
 
     def _further(self, reasons: Mapping[str, str]) -> list[str]:
         runs = [(each.log.rows, each.flight) for each in self.runs]
-        return further_runs(reasons, runs, closed=all(each.closed for each in self.runs))
+        return further_runs(
+            reasons, runs, closed=all(each.closed for each in self.runs), most=self.system.most_running
+        )
+
+    def _front_end(self, end: End, reasons: Mapping[str, str]) -> list[str]:
+        """From which rate on the runs say nothing of TTFT, where they do not tell the front end."""
+        if SERVER.name not in reasons or SERVER.name not in end.deviations:
+            return []
+        rates = [len(each.log.rows) / max(each.log.rows[-1].arrival_s, 1e-9) for each in self.runs]
+        return front_end_left(end.values[SERVER.name], end.deviations[SERVER.name], max(rates))
 
     def _vary(self, values: Mapping[str, float]) -> dict[str, float]:
         """Let clients differ from request to request from now on, as far as the runs tell.

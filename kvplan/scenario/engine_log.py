@@ -1,35 +1,35 @@
-"""Reading what a serving run measured: per request its arrival, lengths, time to first token and end to end.
+"""Reading what a serving run measured: of each request when it came, its lengths, TTFT and end-to-end time.
 
-Understood are a line a request (``kvplan.scenario.log_table``: CSV, JSON objects in a list or a line each),
-results of the engines' own benchmarks (``kvplan.scenario.log_benchmark``) and aiperf's export
-(``kvplan.scenario.log_aiperf``).
+Understood are a line a request (``kvplan.scenario.log_table``: CSV, JSON objects in a list or a line each,
+the rows of an SQLite file), results of the engines' own benchmarks (``kvplan.scenario.log_benchmark``),
+aiperf's export (``kvplan.scenario.log_aiperf``) and genai-bench's files
+(``kvplan.scenario.log_genai_bench``), plain or compressed. A file may hold several runs of one deployment
+(``kvplan.scenario.log_document``).
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
-from kvplan.scenario.log_benchmark import is_run, read_benchmark, served_model
-from kvplan.scenario.log_table import (
-    constant,
-    is_record,
-    parse_lines,
-    read_records,
-    read_table,
-    requests_within,
-)
+from kvplan.scenario.log_benchmark import read_benchmark, served_model, served_tp
+from kvplan.scenario.log_document import RunDocument, runs_in
+from kvplan.scenario.log_genai_bench import genai_bench_requests, is_genai_bench
+from kvplan.scenario.log_sqlite import MAGIC, sqlite_requests
+from kvplan.scenario.log_table import read_records, read_table
+from kvplan.scenario.log_units import check_streamed
 from kvplan.scenario.measured import Measured
+from kvplan.traces.compression import Telling, unpacked
 
 MAX_BYTES = 512 << 20
-EXAMPLE = ("start_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s")
-"""Names that a log of one's own may use."""
+MAX_RUNS = 16
+"""Runs of a file: each is simulated some two hundred times."""
 MAX_REQUESTS = 3_000
 """Requests a fit simulates, some two hundred times; the first ones of a longer log."""
 FEWEST = 40
@@ -49,7 +49,8 @@ class EngineLog:
     """The requests by arrival, and what was done to them on reading.
 
     ``max_in_flight``: how many requests the client kept in flight at most, as it or the user says; 0 says
-    that there was no limit, None that nobody says. ``model``: which one a benchmark asked for, if it says so.
+    that there was no limit, None that nobody says. ``model``: which one a benchmark asked for, if it says so;
+    ``tp``: on how many GPUs its server spread a layer.
     """
 
     path: str
@@ -58,19 +59,23 @@ class EngineLog:
     notes: tuple[str, ...]
     max_in_flight: int | None = None
     model: str | None = None
+    tp: int | None = None
 
 
 class _Read(NamedTuple):
-    """What a file holds; the client's limit and the model as the file says them."""
+    """What a run holds; the client's limit, the model and its GPUs as the file says them."""
 
     format: str
     rows: list[Measured]
     max_in_flight: int | None = None
     model: str | None = None
+    tp: int | None = None
 
 
-def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
-    """Read a serving run; the content, not the suffix, says what it is.
+def read_engine_logs(path: Path, max_in_flight: int | None = None) -> list[EngineLog]:
+    """Read the serving runs of a file, one at least; the content, not the suffix, says what it is.
+
+    Of several runs those with too few requests are left out.
 
     Args:
         max_in_flight: the client's limit, where the file does not say it or says it wrongly; 0 for none.
@@ -78,25 +83,64 @@ def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
     Raises:
         OSError: the file cannot be read.
         UsageError: a negative limit.
-        DataError: a column is missing or a value unusable (file and line), or there are too few requests.
+        EnvironmentLacks: it is compressed in a way that nothing here unpacks.
+        DataError: a column is missing or a value unusable (file and line), there are too few requests, or the
+            runs are not of one deployment.
     """
     if max_in_flight is not None and max_in_flight < 0:
         raise UsageError(
             f"a client cannot keep {max_in_flight} requests in flight", where="--max-in-flight",
             hint="give its limit, or 0 if it had none",
         )  # fmt: skip
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"a log of more than {MAX_BYTES >> 20} MiB is not read", where=str(path))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise DataError(
-            "not UTF-8 text", where=str(path), hint="unpack it, and save it as UTF-8 CSV or JSON"
-        ) from exc
     notes: list[str] = []
-    read = _rows(text, str(path), notes, max_in_flight)
+    runs = _runs(path, notes)
+    if len(runs) > MAX_RUNS:
+        raise DataError(
+            f"the file holds {len(runs)} runs, more than the {MAX_RUNS} that are fitted together",
+            where=str(path), hint="keep those of different loads, in a file each or in one",
+        )  # fmt: skip
+    found: list[EngineLog] = []
+    for number, run in enumerate(runs, start=1):
+        name = str(path) if len(runs) == 1 else f"{path}, run {number}"
+        log = _log(run, name, [] if found else notes, max_in_flight)
+        if len(log.rows) >= FEWEST:
+            found.append(log)
+        elif len(runs) > 1:
+            notes.append(f"run {number} of {path.name} is left out: {len(log.rows)} requests are too few")
+        else:
+            raise _too_few(log)
+    if not found:
+        raise DataError(
+            f"none of the {len(runs)} runs has {FEWEST} requests", where=str(path),
+            hint=f"log {FEWEST} requests at least of each",
+        )  # fmt: skip
+    _check_one_deployment(found, path)
+    return found
+
+
+def _check_one_deployment(logs: Sequence[EngineLog], path: Path) -> None:
+    for what, said in (("models", {log.model for log in logs}), ("sizes (tp)", {log.tp for log in logs})):
+        names = sorted(str(each) for each in said if each is not None)
+        if len(names) > 1:
+            raise DataError(
+                f"the runs are of several {what}: {', '.join(names)[:200]}", where=str(path),
+                hint="keep the runs of one deployment",
+            )  # fmt: skip
+
+
+def _too_few(log: EngineLog) -> DataError:
+    said = "".join(f"; {note}" for note in log.notes)
+    return DataError(
+        f"{len(log.rows)} requests are too few to fit on one half and test on the other",
+        where=log.path, hint=f"log {FEWEST} requests at least{said}",
+    )  # fmt: skip
+
+
+def _log(run: str | RunDocument, name: str, notes: list[str], max_in_flight: int | None) -> EngineLog:
+    read = _rows(run, name, notes, max_in_flight)
     max_in_flight = read.max_in_flight if max_in_flight is None else max_in_flight
     rows = read.rows
+    check_streamed(rows, name)
     rows.sort(key=lambda row: row.arrival_s)
     if not max_in_flight:
         rows = _within_seconds(rows, notes)
@@ -107,68 +151,51 @@ def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
             "for their first token as the others, as an engine does that is warming up"
         )
         rows = rows[warming:]
-    if len(rows) < FEWEST:
-        raise DataError(
-            f"{len(rows)} requests are too few to fit on one half and test on the other",
-            where=str(path), hint=f"log {FEWEST} requests at least{'; ' if notes else ''}{'; '.join(notes)}",
-        )  # fmt: skip
     if len(rows) > MAX_REQUESTS:
         notes.append(f"only the first {MAX_REQUESTS:,} of {len(rows):,} requests are used")
         rows = rows[:MAX_REQUESTS]
-    first = rows[0].arrival_s
+    first = rows[0].arrival_s if rows else 0.0
     shifted = tuple(replace(row, arrival_s=row.arrival_s - first) for row in rows)
-    return EngineLog(str(path), read.format, shifted, tuple(notes), max_in_flight, read.model)
+    return EngineLog(name, read.format, shifted, tuple(notes), max_in_flight, read.model, read.tp)
 
 
-def _rows(text: str, path: str, notes: list[str], max_in_flight: int | None) -> _Read:
-    if text.lstrip()[:1] not in ("{", "["):
-        return _Read("csv", read_table(text, path, notes, max_in_flight))
-    document = _document(text, path)
-    if isinstance(document, list) and document and is_aiperf(document[0]):
-        return _Read("aiperf", read_aiperf(document, path, notes))
-    if isinstance(document, list):
-        return _Read("json", read_records(document, path, notes, max_in_flight))
-    if not isinstance(document.get("input_lens"), list):
-        runs = list(requests_within(document, notes))
-        if len(runs) > 1:
-            raise DataError(
-                f"the file holds {len(runs)} lists of requests", where=path, hint="keep the list of one run"
-            )
-        if runs:
-            notes.append("the one list of requests in the file is read, and nothing else of it")
-            return _Read("json", read_records(runs[0], path, notes, max_in_flight))
-    return _Read(*read_benchmark(document, path, notes, max_in_flight), served_model(document))
-
-
-def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
-    """A benchmark's object, or one object a request: a list, or a line each.
-
-    SGLang appends a line a run: of several runs none is chosen.
-    """
+def _runs(path: Path, notes: list[str]) -> list[str | RunDocument]:
+    """The text of a table, or the runs of a document."""
+    if path.stat().st_size > MAX_BYTES:
+        raise _too_large(path)
+    with Telling(str(path)), ExitStack() as stack:
+        head, stream = unpacked(stack.enter_context(open(path, "rb")), stack, name=str(path), path=path)
+        if head.startswith(MAGIC):
+            return [sqlite_requests(path)]
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _too_large(path)
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as PowerShell and spreadsheets write
     try:
-        document = json.loads(text, parse_constant=constant)
-    except RecursionError as exc:
-        raise DataError("not a benchmark result: nested too deep", where=path) from exc
-    except ValueError as exc:
-        lines = parse_lines(text)
-        if lines is None or len(lines) < 2:
-            raise DataError(f"not JSON: {exc}", where=path) from exc
-        if all(map(is_record, lines)) or is_aiperf(lines[0]):
-            return lines
-        if all(isinstance(line, dict) and is_run(line) for line in lines):
-            raise DataError(
-                f"the file holds {len(lines)} runs, one a line", where=path, hint="keep the line of one run"
-            ) from exc
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as exc:
         raise DataError(
-            "lines of JSON that are neither requests nor runs", where=path,
-            hint=f"a request has its lengths and times under names like {', '.join(EXAMPLE)}",
-        ) from exc  # fmt: skip
-    if isinstance(document, list):
-        one = document[0] if len(document) == 1 else None
-        return one if isinstance(one, dict) and is_run(one) else document
-    if not isinstance(document, dict):
-        raise DataError("not a benchmark result", where=path)
-    return [document] if is_record(document) or is_aiperf(document) else document
+            "not UTF-8 text", where=str(path), hint="unpack it, and save it as UTF-8 CSV or JSON"
+        ) from exc
+    return [text] if text.lstrip()[:1] not in ("{", "[") else [*runs_in(text, str(path), notes)]
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"a log of more than {MAX_BYTES >> 20} MiB is not read", where=str(path))
+
+
+def _rows(run: str | RunDocument, path: str, notes: list[str], max_in_flight: int | None) -> _Read:
+    if isinstance(run, str):
+        return _Read("csv", read_table(run, path, notes, max_in_flight))
+    if isinstance(run, list):
+        if run and is_aiperf(run[0]):
+            return _Read("aiperf", read_aiperf(run, path, notes))
+        return _Read("json", read_records(run, path, notes, max_in_flight))
+    if is_genai_bench(run):
+        requests, clients = genai_bench_requests(run, path)
+        limit = clients if max_in_flight is None else max_in_flight
+        return _Read("genai-bench", read_records(requests, path, notes, limit), limit)
+    return _Read(*read_benchmark(run, path, notes, max_in_flight), served_model(run), served_tp(run))
 
 
 def _within_seconds(rows: list[Measured], notes: list[str]) -> list[Measured]:

@@ -10,6 +10,7 @@ from kvplan.latency.parts import StepParts
 from kvplan.latency.profile import MEMORY
 from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.fit_constants import WHY, Constant
+from kvplan.scenario.fit_mixture import TwoKinds
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import COMPUTING, saturated
 from kvplan.scenario.measured import Measured
@@ -23,6 +24,10 @@ OVERHEAD = 0.5
 """Usual spread from which a constant is of code around the kernels: it may take next to nothing."""
 BATCHES = ("memory_efficiency", MEMORY, "step_s", "request_s")
 """Constants of a step that differ in how they grow with its requests and their contexts."""
+CHANGED = 0.5
+"""By how much the shares of slow requests in a run's halves differ where something changed in between."""
+FEW_MORE = 1.5
+"""Times as many requests as there were, up to which they tell nothing new."""
 TOGETHER = "fitted together with this (--engine-log once for each)"
 EXCHANGED = 0.02
 """Share of a step below which exchanges are not worth a word."""
@@ -47,7 +52,11 @@ def unsure_why(name: str, deviation: float, prompts: Sequence[int]) -> str:
 
 
 def further_runs(
-    unknown: Collection[str], runs: Sequence[tuple[Sequence[Measured], Sequence[float]]], *, closed: bool
+    unknown: Collection[str],
+    runs: Sequence[tuple[Sequence[Measured], Sequence[float]]],
+    *,
+    closed: bool,
+    most: float = math.inf,
 ) -> list[str]:
     """Which further run of the deployment would tell what these left open.
 
@@ -55,16 +64,16 @@ def further_runs(
         unknown: constants that were not identified.
         runs: each one's requests, and how many were in flight with each.
         closed: all clients waited for answers.
+        most: requests that the engine decodes at once: more would wait, and tell nothing of steps.
     """
     rows = [row for each, _ in runs for row in each]
     busy = quantile(sorted(size for _, flight in runs for size in flight), 0.95)
     computed = quantile(sorted(float(row.prompt_tokens - (row.cached_tokens or 0)) for row in rows), 0.5)
+    held = min(FARTHER * busy, most)
+    held = held if held > FEW_MORE * busy else busy / FARTHER
     found = []
     for names, run in (
-        (
-            BATCHES,
-            f"holds about {_round(FARTHER * busy)} requests in flight (until now up to {_round(busy)})",
-        ),
+        (BATCHES, f"holds about {_round(held)} requests in flight (until now up to {_round(busy)})"),
         (COMPUTING, f"has prompts of about {_round(FARTHER * computed)} tokens to compute"),
     ):
         left = [name for name in names if name in unknown]
@@ -79,6 +88,25 @@ def further_runs(
             f"percentile of TTFT is for others would be told by a run at a rate, {TOGETHER}"
         )
     return found
+
+
+def front_end_left(seconds: float, deviation: float, rate_per_s: float) -> list[str]:
+    """Up to which rate a fit speaks of TTFT where the front end was not told from the rest of the overhead.
+
+    Args:
+        seconds: its work on a request. deviation: of the logarithm of that.
+        rate_per_s: requests a second of the busiest run.
+    """
+    longest = seconds * math.exp(Z90 * deviation)
+    full = 1.0 / longest
+    if full > FARTHEST * rate_per_s:
+        return []
+    text = (
+        f"a front end that works up to {1e3 * longest:.2g} ms on a request agrees with this: from "
+        f"{_round(full)} requests a second on (until now {_round(rate_per_s)}) TTFT may be waiting for it, "
+        f"which no band holds; told by a run at that rate, or of 100 requests sent at once, {TOGETHER}"
+    )
+    return [text]
 
 
 def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str]:
@@ -104,6 +132,16 @@ def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str
     return found
 
 
+def another_size(said: Collection[int | None], tp: int) -> list[str]:
+    """Whether a log says that its server had another number of GPUs for a layer than the scenario's."""
+    return [
+        f"the log is of a server with tp {each} and the scenario has tp {tp}, so check that it is the same "
+        "deployment"
+        for each in sorted({each for each in said if each is not None})
+        if each != tp
+    ]
+
+
 def another_model(asked: Collection[str | None], served: str) -> list[str]:
     """Whether logs say that they are of another model than the scenario; not where kvplan does not know it.
 
@@ -123,6 +161,18 @@ def another_model(asked: Collection[str | None], served: str) -> list[str]:
                 f"the log is of {name} and the scenario of {served}, so check that it is the same deployment"
             )
     return found
+
+
+def mixed(kinds: TwoKinds, name: str) -> str:
+    """What to say of a run that seems to be of two engines; ``name``: the run's."""
+    late = 2.0 * kinds.share - kinds.early
+    when = "late" if late > kinds.early else "early"
+    often = f", most of them {when} in the run" if abs(late - kinds.early) >= CHANGED else ""
+    return (
+        f"{kinds.share:.0%} of the requests of {name} take {kinds.ratio:.2g} times as long a token as the "
+        f"others at the same load, with few in between{often}: if two GPUs, versions or configurations "
+        "served them, fit a log of each"
+    )
 
 
 def strange(

@@ -21,6 +21,7 @@ _COUNTS = {
     "output_tokens": ("output_sequence_length", "output_token_count"),
 }
 _CACHED = "usage_prompt_cache_read_tokens"
+_PHASE, _MEASURED = "benchmark_phase", "profiling"
 START = "request_start_ns"
 NO_REQUESTS = (
     "of GenAI-Perf and aiperf, give profile_export.jsonl of a run with --streaming, or a CSV with a line a "
@@ -36,6 +37,18 @@ def is_aiperf(document: object) -> bool:
     return isinstance(metadata, dict) and START in metadata and "metrics" in document
 
 
+def phases(objects: Sequence[Any]) -> list[list[Any]]:
+    """The requests of each phase that is measured; the warm-up and what is none is in the first."""
+    found: dict[object, list[Any]] = {}
+    for item in objects:
+        metadata = item["metadata"] if is_aiperf(item) else {}
+        measured = metadata.get(_PHASE, _MEASURED) == _MEASURED
+        found.setdefault(metadata.get("phase_index") if measured else None, []).append(item)
+    others = found.pop(None, [])
+    first, *later = found.values() or [[]]
+    return [[*others, *first], *later]
+
+
 def read_aiperf(objects: Sequence[Any], path: str, notes: list[str]) -> list[Measured]:
     """The rows of the export.
 
@@ -48,7 +61,7 @@ def read_aiperf(objects: Sequence[Any], path: str, notes: list[str]) -> list[Mea
         if not is_aiperf(item):
             raise DataError("not an exported request like the others", where=where)
         metadata, metrics = item["metadata"], item["metrics"]
-        if metadata.get("benchmark_phase", "profiling") != "profiling":
+        if metadata.get(_PHASE, _MEASURED) != _MEASURED:
             warming += 1
         elif item.get("error") or metadata.get("was_cancelled") or not isinstance(metrics, dict):
             failed += 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvplan.errors import DataError
 from kvplan.scenario.log_aiperf import refuse_summary
-from kvplan.scenario.log_units import check_seconds
+from kvplan.scenario.log_units import check_seconds, whole_answers
 from kvplan.scenario.measured import Measured, is_number, measured_row
 
 _OF_A_RUN = frozenset(("ttfts", "itls", "input_lens", "completed", "request_throughput", "output_throughput"))
@@ -28,8 +28,47 @@ def is_run(document: Mapping[str, Any]) -> bool:
 
 def served_model(document: Mapping[str, Any]) -> str | None:
     """The model that a benchmark asked for; None where it does not say."""
-    found = document.get("model_id")
-    return found if isinstance(found, str) and found.strip() else None
+    server = document.get("server_info")  # what SGLang's server says of itself
+    told = server.get("model_path") if isinstance(server, dict) else None
+    for found in (document.get("model_id"), told):
+        if isinstance(found, str) and found.strip():
+            return found
+    return None
+
+
+def served_tp(document: Mapping[str, Any]) -> int | None:
+    """On how many GPUs a layer was spread, as SGLang's server says of itself; None where nobody says."""
+    server = document.get("server_info")
+    found = server.get("tp_size") if isinstance(server, dict) else None
+    return found if type(found) is int and found > 0 else None
+
+
+def _cached(document: Mapping[str, Any], prompts: Sequence[Any], path: str) -> dict[int, dict[str, Any]]:
+    """The cached tokens of each request where SGLang's server reports them (``--cache-report``).
+
+    A server that does not report them, or caches nothing, has none of any request: nothing is known then.
+    """
+    found = document.get("cached_tokens")
+    if not isinstance(found, list) or not any(found):
+        return {}
+    if len(found) != len(prompts):
+        raise DataError(f"{len(found)} cached_tokens for {len(prompts)} requests", where=path)
+    # Prompts are counted by the client, and may be shorter than what the server made of them.
+    return {
+        index: {"cached_tokens": min(value, prompt)}
+        for index, (value, prompt) in enumerate(zip(found, prompts, strict=True))
+        if is_number(value) and is_number(prompt)
+    }
+
+
+def _rests(whole: Sequence[Any], ttfts: object, path: str) -> list[list[float]]:
+    """What an answer took after its first token, where only that and the whole is said."""
+    if not isinstance(ttfts, list) or len(ttfts) != len(whole):
+        raise DataError(f"{len(whole)} latencies without a time to first token each", where=path)
+    return [
+        [max(end - first, 0.0)] if is_number(end) and is_number(first) and first else []
+        for end, first in zip(whole, ttfts, strict=True)
+    ]
 
 
 def read_benchmark(
@@ -41,9 +80,12 @@ def read_benchmark(
         DataError: lists are missing or of different lengths, a number is none, or times are no seconds.
     """
     refuse_summary(document, path)
-    lists = {}
+    lists: dict[str, list[Any]] = {}
+    whole = document.get("latencies") if document.get("itls") is None else None
     for name in ("input_lens", "output_lens", "ttfts", "itls"):
         value = document.get(name)
+        if name == "itls" and isinstance(whole, list):
+            value = _rests(whole, lists["ttfts"], path)
         if not isinstance(value, list):
             raise DataError(
                 f"the benchmark result has no list {name!r}", where=path,
@@ -58,14 +100,15 @@ def read_benchmark(
     limit = _limit(document, path)
     limit = limit if max_in_flight is None else max_in_flight
     starts = _arrivals(document, lists, limit or None, path, notes)
-    errors = document.get("errors")
-    rows, failed = [], 0
+    errors, cached = document.get("errors"), _cached(document, lists["input_lens"], path)
+    rows, failed, silent = [], 0, 0
     for index in range(count):
         where = f"{path}: request {index}"
         error = isinstance(errors, list) and index < len(errors) and errors[index]
         # Whoever got no token has no time to one, whatever its output is said to be.
         if error or not lists["output_lens"][index] or not lists["ttfts"][index]:
             failed += 1
+            silent += not error and bool(lists["output_lens"][index])
             continue
         gaps = lists["itls"][index]
         numbers = [
@@ -78,8 +121,10 @@ def read_benchmark(
             raise DataError("a length or time is not a number", where=where)
         prompt, output, ttft, start = numbers
         values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
-                  "e2e": ttft + math.fsum(gaps)}  # fmt: skip
+                  "e2e": ttft + math.fsum(gaps), **cached.get(index, {})}  # fmt: skip
         rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
+    if silent and not rows:
+        raise whole_answers(f"{silent:,} requests has no time, or", path)
     check_seconds(rows, path)
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")

@@ -76,7 +76,8 @@ def limits_of(
     if not known:
         notes.append(
             "the log does not say which prompt tokens were cached; if prompts shared prefixes, what was "
-            "fitted from TTFT is too optimistic"
+            "fitted from TTFT is too optimistic (servers tell with vLLM's --enable-prompt-tokens-details and "
+            "SGLang's --enable-cache-report, and a column cached_tokens is read)"
         )
     full = saturated(rows)
     if full is not None:

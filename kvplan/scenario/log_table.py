@@ -9,10 +9,9 @@ their line.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -20,6 +19,7 @@ from typing import Any
 
 from kvplan.errors import DataError
 from kvplan.scenario.log_columns import MOMENTS, Columns, candidates, columns_of, spelled_as_moments
+from kvplan.scenario.log_nested import named, token_ends
 from kvplan.scenario.log_units import (
     Records,
     arrival_column,
@@ -29,7 +29,7 @@ from kvplan.scenario.log_units import (
     is_float,
 )
 from kvplan.scenario.measured import Measured, is_number, measured_row
-from kvplan.traces.columns import COUNTS, Column, delimiter_of, plain_name, served
+from kvplan.traces.columns import COUNTS, Column, delimiter_of, plain_name
 from kvplan.traces.dates import TICKS_TO_1970, AmbiguousDates, Dates
 from kvplan.traces.formats.instants import TICKS_PER_S
 
@@ -137,45 +137,23 @@ def read_records(
     for index, item in enumerate(objects):
         if not isinstance(item, dict):
             raise DataError(f"{item!r:.60} is no object", where=f"{path}: request {index}")
-    named = [_named(item) for item in objects]
-    header = list(dict.fromkeys(key for item in named for key in item))
-    records = [(f"{path}: request {index}", item) for index, item in enumerate(named)]
+    items = [named(item) for item in objects]
+    header = list(dict.fromkeys(key for item in items for key in item))
+    records = [(f"{path}: request {index}", item) for index, item in enumerate(items)]
     columns = columns_of(header, path, timeless=bool(limit))
     return _read(records, columns, header, path, notes, limit)
 
 
-def _named(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An object by plain names; what objects within it hold (``usage``) counts where it has no such name."""
-    inner = {
-        plain_name(str(k)): v for part in item.values() if isinstance(part, dict) for k, v in part.items()
-    }
-    return inner | {plain_name(str(key)): value for key, value in item.items()}
-
-
 def is_record(document: object) -> bool:
-    """Whether a JSON object is one request: its first token has one time."""
+    """Whether a JSON object is one request: its first token has one time, or its tokens have one each."""
     if not isinstance(document, dict):
         return False
+    if token_ends(document):
+        return True
     # Summaries have the same names, with statistics behind them.
     return spelled_as_moments(
         [plain_name(str(key)) for key, value in document.items() if not isinstance(value, (dict, list))]
     )
-
-
-def requests_within(document: object, notes: list[str], depth: int = 6) -> Iterator[list[Any]]:
-    """Lists of requests anywhere in a JSON document: each is one run.
-
-    Requests that a report lists as failed or unfinished beside those that went well are counted in ``notes``.
-    """
-    if isinstance(document, list):
-        if document and all(map(is_record, document)):
-            yield document
-        elif depth:
-            for item in document:
-                yield from requests_within(item, notes, depth - 1)
-    elif isinstance(document, dict) and depth:
-        for _, item in served(document, notes):
-            yield from requests_within(item, notes, depth - 1)
 
 
 def _read(
@@ -258,6 +236,8 @@ def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str
     found: dict[str, float] = {}
     for name, column in columns.items():
         cell, more = record.get(column.name), found.get("output_tokens", 0.0) - 1.0
+        if name == "cached_tokens" and _is_nothing(cell):
+            continue  # servers say it if they are asked to
         if name == "tpot" and more == 0.0 and (_is_nothing(cell) or cell == []):
             found[name] = 0.0  # one token has no time per token after it
         elif name == "tpot" and more > 0.0 and isinstance(cell, list) and cell and all(map(is_number, cell)):
@@ -332,29 +312,3 @@ def _completed(values: Mapping[str, float], columns: Columns, epoch: float) -> d
     elif "tpot" in full:
         full["e2e"] = full["ttft"] + full.pop("tpot") * max(full["output_tokens"] - 1.0, 0.0)
     return full
-
-
-def parse_lines(text: str) -> list[Any] | None:
-    """The JSON values of a text that holds one on each line; None if it does not."""
-    found = []
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        try:
-            found.append(json.loads(line, parse_constant=constant))
-        except (ValueError, RecursionError):
-            return None
-    return found
-
-
-def constant(name: str) -> float | None:
-    """For ``json.loads``: infinity is a rate, NaN is no value.
-
-    Raises:
-        ValueError: minus infinity.
-    """
-    if name == "Infinity":
-        return math.inf
-    if name == "NaN":
-        return None
-    raise ValueError(f"{name} is not a number")

@@ -110,6 +110,27 @@ def check_seconds(rows: Sequence[Measured], where: str) -> None:
         raise _another_unit(middle, where, "times of this format are seconds: give the file as written")
 
 
+def check_streamed(rows: Sequence[Measured], where: str) -> None:
+    """Refuse answers that came as a whole: their first token has no time of its own.
+
+    Raises:
+        DataError: most of those with several tokens have their first with their last.
+    """
+    several = [row for row in rows if row.output_tokens > 1]
+    whole = sum(row.e2e_s <= row.ttft_s for row in several)
+    if whole > len(several) / 2:
+        raise whole_answers(f"{whole:,} of {len(several):,} requests", where)
+
+
+def whole_answers(which: str, where: str) -> DataError:
+    """What is wrong with a run whose answers were not streamed."""
+    return DataError(
+        f"the first token of {which} came with the last: the answers were not streamed", where=where,
+        hint='benchmark with streaming on ("stream": true; SGLang without --disable-stream, aiperf with '
+        "--streaming)",
+    )  # fmt: skip
+
+
 def _beyond(rows: Sequence[Measured]) -> float | None:
     """The median time per output token if no engine's is; None if one's may be."""
     found = sorted(tpot for row in rows if (tpot := row.tpot_s) is not None and tpot > 0.0)

@@ -60,6 +60,14 @@ class System:
             return self.chosen.instances
         return (self.config,) * self.replicas
 
+    @property
+    def most_running(self) -> int:
+        """Requests that all instances run at once, at most."""
+        return sum(
+            each.max_num_seqs if isinstance(each, EngineConfig) else each.max_running_requests
+            for each in self.instances
+        )
+
     def gpus(self, deployment: Deployment) -> Mapping[str, int]:
         """How many GPUs all instances have together, by name."""
         if self.chosen is not None and self.chosen.gpus is not None:

@@ -28,7 +28,8 @@ COUNTS = {
                       "llm_token_count_completion", "gen_ai_usage_output_tokens",
                       "gen_ai_usage_completion_tokens", "tokens_out", "out_tokens", "decode_length",
                       "completion_tokens_count", "generatedtokens"),
-    "cached_tokens": ("cached_tokens", "num_cached_tokens"),
+    "cached_tokens": ("cached_tokens", "num_cached_tokens", "cached_prompt_tokens", "prompt_cached_tokens",
+                      "num_cached_prompt_tokens", "cached_input_tokens", "prompt_cache_hit_tokens"),
 }  # fmt: skip
 ARRIVALS = ("arrival", "arrival_time", "start", "start_time", "request_time", "timestamp", "submit_time",
             "request_start", "queued_ts", "arrived_at", "arrival_timestamp", "request_start_time",

@@ -20,7 +20,7 @@ def fitted(alone: float) -> list[str]:
         variation={},
         notes=(),
     )
-    return _table(fit, [("ttft", "p50", "+10.0%", "+1.0%")], "fitted.json")
+    return _table(fit, 1, [("ttft", "p50", "+10.0%", "+1.0%")], "fitted.json")
 
 
 def test_what_a_constant_is_known_to_alone_is_said_where_it_means_something() -> None:

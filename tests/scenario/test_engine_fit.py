@@ -23,13 +23,14 @@ from kvplan.latency.efficiency import HOPPER
 from kvplan.latency.normals import DIMENSIONS
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
-from kvplan.scenario.engine_log import EngineLog, read_engine_log
+from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_document import fit_document
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.log_features import in_flight, quantile
 from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
+from tests.scenario.engine_logs import read_engine_log
 
 BASE: dict[str, Any] = {
     "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "chat", "workload.requests": 160,

@@ -17,7 +17,14 @@ from kvplan.latency.fitted import AROUND, SEEN_SHARE, WIDEST, Seen
 from kvplan.latency.parts import StepParts
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import another_model, further_runs, left_assumed, strange
+from kvplan.scenario.fit_advice import (
+    another_model,
+    another_size,
+    front_end_left,
+    further_runs,
+    left_assumed,
+    strange,
+)
 from kvplan.scenario.fit_constants import CONSTANTS
 from kvplan.scenario.fit_document import fit_document
 from kvplan.scenario.fit_run import farthest
@@ -97,12 +104,30 @@ def test_advice_names_the_run_that_is_missing() -> None:
     assert further_runs((), runs, closed=False) == []
     [prompts] = further_runs(("compute_efficiency",), runs, closed=False)
     assert "prompts of about 2,000 tokens" in prompts
+    [larger] = further_runs(("step_s",), runs, closed=False)
+    assert "about 4 requests in flight" in larger
+    # An engine that decodes so many at once learns nothing from more.
+    [fewer] = further_runs(("step_s",), [(rows, [200.0] * 60)], closed=False, most=256)
+    assert "about 50 requests in flight (until now up to 200)" in fewer
     [loop] = further_runs(("client_token_s",), runs, closed=True)
     assert "stalls" in loop
     waiting = [replace(row, ttft_s=0.05 + 0.2 * i, e2e_s=0.5 + 0.2 * i) for i, row in enumerate(rows)]
     full = [(waiting, in_flight(waiting))]
     assert any("half the rate" in line for line in further_runs((), full, closed=False))
     assert not any("half the rate" in line for line in further_runs((), [*runs, *full], closed=False))
+
+
+def test_a_front_end_that_was_not_told_says_from_which_rate_on() -> None:
+    (note,) = front_end_left(2e-3, 1.0, 12.0)
+    assert "up to 10 ms on a request" in note
+    assert "from 97 requests a second on (until now 12)" in note
+    assert front_end_left(2e-3, 1.0, 5.0) == [], "nobody asks for so many times the rate"
+
+
+def test_a_log_of_another_size_is_said() -> None:
+    assert another_size([None, 2], 2) == []
+    (note,) = another_size([None, 4, 4], 1)
+    assert "tp 4 and the scenario has tp 1" in note
 
 
 def test_a_log_of_another_model_is_said_where_its_name_is_known() -> None:

@@ -56,7 +56,8 @@ def calibrate(
         list[Path] | None,
         typer.Option(
             "--engine-log",
-            help="A serving run: requests CSV, vLLM or SGLang benchmark JSON; more than once: all together.",
+            help="Serving runs of one deployment: requests as CSV or JSON, or what vLLM's, SGLang's or "
+            "another benchmark wrote; more than once: all together.",
         ),
     ] = None,
     scenario: Annotated[
@@ -92,7 +93,7 @@ def calibrate(
     fits what your engine adds: use it with
     latency: {model: fitted, name: fitted.json}. A benchmark that capped
     the requests in flight is recognised, or said with [bold]--max-in-flight[/bold].
-    Give [bold]--engine-log[/bold] once for each run of the deployment: a second rate tells
+    Give [bold]--engine-log[/bold] once for each file of the deployment: a second rate tells
     what one cannot.
     """
     if context.invoked_subcommand is not None:

@@ -25,7 +25,7 @@ from kvplan.latency.fit.columns import (
     unknown_distributions,
     unknown_formats,
 )
-from kvplan.latency.fit.repeats import once
+from kvplan.latency.fit.repeats import disagreement, once
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
@@ -286,7 +286,9 @@ def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iter
                 exc.where = exc.where or str(path)
                 raise
             framework = str(rows["framework"].iloc[0]) if "framework" in rows else ""
-            shapes, seconds = once(shapes, rows["seconds"].to_numpy(dtype=np.float64))
+            timed = rows["seconds"].to_numpy(dtype=np.float64)
+            apart = disagreement(shapes, timed)
+            shapes, seconds = once(shapes, timed)
             family = Family(
                 op, named, str(rows["device"].iloc[0]), f"{framework} {version}".strip(), shapes, seconds,
                 str(path),
@@ -295,6 +297,12 @@ def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iter
                 notes.append(
                     f"{path}: {again:,} of {len(rows):,} rows of {family.title} time a shape again: its "
                     "median counts, once"
+                )
+            if apart is not None:
+                notes.append(
+                    f"{path}: times of one shape of {family.title} differ by {apart - 1:.0%} in the median: "
+                    "if they are of several GPUs, versions or configurations, say so in a column (device, "
+                    "version, kernel_source) or fit a table of each"
                 )
             yield family
 

@@ -138,3 +138,19 @@ def test_a_device_without_a_spec_is_told_how_to_get_one(tmp_path):
     assert "--gpu-spec" in caught.value.hint
     with pytest.raises(UnknownName):
         calibrate([str(written(tmp_path, rows(device="NVIDIA FooBar 9000")))], gpu="foobar")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.05, None), (1.4, "40% in the median")])
+def test_shapes_that_were_timed_by_two_engines_are_said(tmp_path, factor, said):
+    """Of one collector two runs agree; of two versions in one table, without a column that says so, they do not."""
+    once = rows(30, step=[2**6 + i for i in range(30)])
+    again = once.assign(latency=once["latency"] * factor)
+    read = read_measurements([written(tmp_path, pd.concat([once, again]))])
+    found = [note for note in read.notes if "times of one shape" in note]
+    assert bool(found) == (said is not None)
+    assert said is None or said in found[0]
+    outlier = once.assign(latency=once["latency"] * [3.0 if i == 4 else 1.0 for i in range(30)])
+    read = read_measurements([written(tmp_path, pd.concat([once, outlier]))])
+    assert not any("times of one shape" in note for note in read.notes), "one time that failed is no version"
+    few = read_measurements([written(tmp_path, pd.concat([once, again.head(10)]))])
+    assert not any("times of one shape" in note for note in few.notes)

@@ -1,0 +1,76 @@
+"""What a logged JSON object holds by plain names, that of objects and lists within it included.
+
+What an object says at its top counts first. Of its numbers of tokens those in the server's own report
+(``usage``) come before those that clients counted by tokenizing the answer again, which may be fewer. Lists
+of moments at which tokens came say when the first and the last did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kvplan.scenario.measured import is_number
+from kvplan.traces.columns import COUNTS, counted, plain_name
+
+FIRST, LAST = "first_token_time", "last_token_time"
+"""Names under which the ends of a list of moments are found."""
+_USAGE = ("usage", "server_usage")
+_TOKEN_TIMES = frozenset(
+    ("output_token_times", "token_times", "token_timestamps", "chunk_times", "reasoning_chunk_times")
+)
+_DEPTH = 5
+
+
+def named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An object by plain names, with what it holds farther inside where it has no such name itself."""
+    own = {plain_name(str(key)): value for key, value in item.items()}
+    parts = list(_objects(item))
+    found = {
+        plain_name(str(key)): value
+        for part in item.values()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+    if parts:
+        for quantity in COUNTS:
+            if not counted(quantity, list(own)):
+                found |= _count(quantity, parts)
+                continue
+            for column in counted(quantity, list(found)):
+                del found[column.name]
+    return found | token_ends(item) | own
+
+
+def token_ends(item: Mapping[str, Any]) -> dict[str, float]:
+    """``FIRST`` and ``LAST`` of an object that lists when its tokens came, itself or within; else nothing."""
+    moments = [
+        edge
+        for part in (item, *(part for _, part in _objects(item)))
+        for key, value in part.items()
+        if isinstance(value, list) and value and plain_name(str(key)) in _TOKEN_TIMES
+        for edge in (value[0], value[-1])
+        if is_number(edge)
+    ]
+    return {FIRST: min(moments), LAST: max(moments)} if moments else {}
+
+
+def _count(quantity: str, parts: list[tuple[bool, Mapping[str, Any]]]) -> dict[str, Any]:
+    """A number of tokens that the object does not say at its top, under its own name."""
+    for _, part in sorted(parts, key=lambda each: not each[0]):
+        values = {plain_name(str(key)): value for key, value in part.items()}
+        said = [values[column.name] for column in counted(quantity, list(values))]
+        if said and said[0] is not None:
+            return {quantity: said[0]}
+    return {}
+
+
+def _objects(
+    item: Mapping[str, Any], depth: int = _DEPTH, reported: bool = False
+) -> Iterator[tuple[bool, Mapping[str, Any]]]:
+    """Objects within, the outer ones first, and whether each is (within) what the server reported."""
+    inner = [(reported or key in _USAGE, value) for key, value in item.items() if isinstance(value, dict)]
+    yield from inner
+    if depth > 1:
+        for said, value in inner:
+            yield from _objects(value, depth - 1, said)

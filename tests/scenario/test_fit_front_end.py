@@ -1,0 +1,95 @@
+"""A front end that keeps up is told from the network by those who are sent close behind others, or left open."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvplan.latency.client import ClientOverhead
+from kvplan.latency.roofline import Roofline
+from kvplan.scenario.engine_fit import EngineFit, fit_engine
+from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_constants import CLIENT, SERVER
+from kvplan.scenario.fit_front_end import STRIDE, _gain, front_end
+from kvplan.scenario.fit_run import FittedRun
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+from tests.scenario.test_engine_fit import BASE, TRUTH, measured
+
+FLAGS: dict[str, Any] = {
+    "workload.synthesize": "fixed", "workload.requests": 200, "workload.rate": 8.0,
+    "workload.prompt_tokens": "uniform:50-400", "workload.output_tokens": "uniform:20-60",
+}  # fmt: skip
+WHOLE_S = 0.045
+"""What a client waits for beside the engine."""
+
+
+def log_of(server_s: float, jitter: float = 0.2) -> EngineLog:
+    """A run with so much of the overhead in the front end, which is far from full."""
+    truth = {**TRUTH, "api_server_s": server_s, "client_overhead_s": WHOLE_S - server_s}
+    rng, log = random.Random(f"front end/{server_s}"), measured(truth, noise=0.0, **FLAGS)
+    rows = (row.later((WHOLE_S - server_s) * (rng.lognormvariate(0.0, jitter) - 1.0)) for row in log.rows)
+    return replace(log, rows=tuple(rows))
+
+
+def fitted_run(log: EngineLog) -> FittedRun:
+    run = Run(load_scenario(None, {**BASE, **FLAGS}))
+    base = run.clock.model
+    assert isinstance(base, Roofline)
+    return FittedRun(run.system, log, base, ClientOverhead())
+
+
+SLOW_S = 0.03
+LUMPED = {**TRUTH, "api_server_s": 1.5e-3, "client_overhead_s": WHOLE_S - 1.5e-3}
+"""As percentiles have it: all of it is the client's."""
+
+
+def test_who_is_sent_close_behind_others_tells_a_slow_front_end() -> None:
+    told = front_end([fitted_run(log_of(SLOW_S))], LUMPED, SERVER, CLIENT)
+    assert told.seconds == pytest.approx(SLOW_S, rel=0.3)
+    assert told.deviation < 0.35
+    assert abs(math.log(told.seconds / SLOW_S)) < 1.65 * told.deviation
+
+
+def test_a_front_end_that_holds_up_nobody_is_left_to_what_is_usual() -> None:
+    told = front_end([fitted_run(log_of(1.5e-3))], LUMPED, SERVER, CLIENT)
+    assert told.seconds < 4e-3
+    slow = front_end([fitted_run(log_of(SLOW_S))], LUMPED, SERVER, CLIENT)
+    assert told.deviation > slow.deviation
+
+
+def test_it_is_no_longer_than_the_whole_overhead() -> None:
+    small = {**LUMPED, "api_server_s": 1e-4, "client_overhead_s": 1e-3}
+    told = front_end([fitted_run(log_of(1.5e-3))], small, SERVER, CLIENT)
+    assert told.seconds <= 1.1e-3
+    assert told.deviation >= STRIDE / 2
+
+
+def test_a_difference_made_of_chance_counts_for_nothing() -> None:
+    rng = np.random.default_rng(3)
+    before = np.abs(rng.normal(0.0, 2.0, 400))
+    assert abs(_gain(before, rng.permutation(before))) < 0.5
+    assert _gain(before, before) == 0.0
+    assert _gain(before, before / 2.0) > 10.0
+    assert _gain(before / 2.0, before) == pytest.approx(-_gain(before, before / 2.0))
+    # A few that come a step earlier say less than many that come a little so.
+    few = np.concatenate([before[:-5], np.zeros(5)])
+    assert _gain(before, few) < 1.0
+
+
+@pytest.fixture(scope="module")
+def slow() -> EngineFit:
+    return fit_engine(load_scenario(None, {**BASE, **FLAGS}), log_of(SLOW_S))
+
+
+def test_a_fit_takes_from_the_client_what_is_the_front_ends(slow: EngineFit) -> None:
+    assert slow.constants["api_server_s"] == pytest.approx(SLOW_S, rel=0.35)
+    assert slow.constants["client_overhead_s"] == pytest.approx(WHOLE_S - SLOW_S, rel=0.7)
+    assert "api_server_s" in slow.uncertainty
+    reach = 1.25 * math.log1p(slow.uncertainty["api_server_s"])
+    assert abs(math.log(slow.constants["api_server_s"] / SLOW_S)) <= reach
