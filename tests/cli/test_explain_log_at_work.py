@@ -256,9 +256,7 @@ DEVICES = {
             f"8.0 tokens/s, Running: {12 + rank} reqs, Waiting: 0 reqs, GPU KV cache usage: 27.1%\n"
             for rank in range(3)
         ),
-        [
-            "at most 14 requests ran and at most 0 waited at once on one of 3 ranks, by the 3 lines that report"
-        ],
+        ["at most 14 requests ran and none waited at once on one of 3 ranks, by the 3 lines that report"],
     ),
     "requests that no pool holds": (
         (

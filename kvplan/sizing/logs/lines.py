@@ -7,16 +7,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kvplan.sizing.logs.envelopes import unwrapped
+from kvplan.sizing.logs.failures import error
 from kvplan.sizing.logs.options import DUMPED, configuration, options
 from kvplan.sizing.logs.others import asked, at_work, refusal
 from kvplan.sizing.logs.service import Report, report
 from kvplan.sizing.logs.wordings import WORDINGS, possible
 
-RANK = re.compile(
-    r"\(((?:(?:DP)?EngineCore|Worker|VllmWorker)\w{0,40}(?: rank=\d{1,6})?)[ )]"
-    r"|\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPEC]P\d{1,6} ?){1,6})\]"
+RANKS = (
+    re.compile(r"\(((?:Vllm)?Worker\w{0,40}(?: rank=\d{1,6})?|RayWorker\w{0,40} pid=\d{1,10})[ ,)]"),
+    re.compile(r"\(((?:DP)?EngineCore\w{0,40}(?: rank=\d{1,6})?)[ )]"),
+    re.compile(r"\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPEC]P\d{1,6} ?){1,6})\]"),
 )
-"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
+"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``(RayWorkerWrapper ...``; an
+engine core, which prints its workers' lines behind its own name; ``[09:20:11 DP0 TP0]``."""
 
 SOURCE = re.compile(
     r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100}) +\||"
@@ -83,6 +86,8 @@ def read_log(lines: Iterable[str]) -> Reading:
     for count, raw in enumerate(lines, 1):
         for text in (whole[:MAX_LINE] for whole in unwrapped(raw)):
             found = list(_facts(text, count))
+            if not found and engines and (failure := _failure(text, count)) is not None:
+                found.append(failure)
             engines |= {fact.engine for fact in found if fact.engine}
             # What both engines print is said by the one that spoke before.
             spoken = facts[-1].engine if facts else "vllm"
@@ -122,9 +127,18 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
                 yield Fact(wording.name, wording.engine, line, values, text, rank, source)
 
 
+def _failure(text: str, line: int) -> Fact | None:
+    """The error that a line of an engine says, where no wording knows it."""
+    if at_work(text.casefold()) or (said := error(text)) is None:
+        return None
+    return Fact("error", "", line, {"words": said}, text, _rank(text), _source(text))
+
+
 def _rank(text: str) -> str:
-    match = RANK.search(text, 0, RANK_WITHIN)
-    return "" if match is None else (match.group(1) or match.group(2)).strip()
+    for expression in RANKS:
+        if (match := expression.search(text, 0, RANK_WITHIN)) is not None:
+            return match[1].strip()
+    return ""
 
 
 def _source(text: str) -> str:

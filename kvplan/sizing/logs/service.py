@@ -157,7 +157,7 @@ def sentences(found: Service, *, engine: str) -> list[str]:
     if not any(worked):
         return ["nothing ran whenever it reported"]
     most = [
-        f"at most {format_tokens(value)} {what}"
+        f"at most {format_tokens(value)} {what}" if value else f"none {what.removeprefix('requests ')}"
         for what, value in (("requests ran", found.running), ("waited", found.waiting))
         if value is not None
     ]
