@@ -16,7 +16,7 @@ SAYS_ARRIVAL = (
     "arrival_times", "submit_time", "submitted_at", "sent_at", "send_time", "sent", "request_start",
     "request_start_time", "request_time", "request_timestamp", "request_start_timestamp", "received_at",
     "received", "receive_time", "queued_ts", "queued_at", "request_sent", "request_sent_at",
-    "request_arrival", "request_arrival_time", "arrival_date",
+    "request_arrival", "request_arrival_time", "arrival_date", "request_received_ts", "request_received_at",
 )  # fmt: skip
 """Names of the moment at which a request came, whatever else has a time."""
 SAYS_TIME = (

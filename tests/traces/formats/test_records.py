@@ -377,3 +377,35 @@ def test_rows_of_several_models_are_said(reading):
 def test_published_tables_that_a_spreadsheet_saved_again(reading, names, form):
     requests, _ = reading(table(names, [(form.format(row[0]), *row[1:]) for row in ROWS]), "a.csv")
     assert lengths(requests) == ROWS
+
+
+def test_rows_that_add_up_calls_of_a_model_are_no_requests(reading) -> None:
+    rows = [
+        {"id": "c", "run_type": "chain", "start_time": "2024-05-10T00:00:00", "prompt_tokens": 200, "completion_tokens": 40},
+        {"id": "a", "run_type": "llm", "start_time": "2024-05-10T00:00:00", "prompt_tokens": 90, "completion_tokens": 30},
+        {"id": "b", "run_type": "llm", "start_time": "2024-05-10T00:00:01", "prompt_tokens": 110, "completion_tokens": 10},
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(0.0, 90, 30), (1.0, 110, 10)]
+    assert list(trace.report.dropped) == ["not a model call (by its run_type)"]
+
+
+def test_columns_as_pandas_writes_them(reading) -> None:
+    """``DataFrame.to_json()``: an object of objects, by the number of the row."""
+    names = ("arrival_s", "prompt_tokens", "output_tokens")
+    columns = {
+        name: {str(number): row[place] for number, row in enumerate(ROWS)} for place, name in enumerate(names)
+    }
+    requests, _ = reading(json.dumps(columns), "trace.json")
+    assert lengths(requests) == ROWS
+
+
+def test_lengths_with_decimal_points_keep_their_blocks(reading) -> None:
+    """Pandas writes whole numbers so, where some row of a column has none."""
+    rows = [
+        {"timestamp": 1000.0 * n, "input_length": 1024.0, "output_length": 20.0, "hash_ids": [1, 2]}
+        for n in range(3)
+    ]
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(float(n), 1024, 20) for n in range(3)]
+    assert trace.report.block_size == 512
