@@ -220,3 +220,12 @@ def test_the_pool_of_a_cpu_is_read_as_newer_versions_say_it() -> None:
 def test_memory_of_the_host_is_read_in_the_unit_of_each_line() -> None:
     simple = "(EngineCore_DP0 pid=99) INFO [worker.py:209] SimpleCPUOffloadWorker [CPU]: 36 tensors, 4096 CPU blocks (64.00 GB)\n"
     assert last(VLLM + LOADED + POOL + simple).host_bytes == 64 * GIB
+
+
+def test_lines_without_numbers_are_listed_once_and_without_what_stands_before_them() -> None:
+    """A process and its parents print the same, each behind a prefix of its own."""
+    said = [line.says for line in explained_lines(read_log((VLLM + LOADED + NO_POOL * 2).splitlines()).facts)]
+    assert said[-2:] == [
+        "EngineCore failed to start.",
+        "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
+    ]

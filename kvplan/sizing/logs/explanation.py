@@ -109,8 +109,9 @@ def explained_lines(facts: tuple[Fact, ...]) -> list[Line]:
     seen: set[tuple[str, str]] = set()
     lines = []
     errors = [fact for fact in facts if fact.name == "error"]
+    stops = [fact for fact in facts if fact.name == "stopped"]
     for fact in facts:
-        if fact in errors[:-1]:  # causes and consequences of the last one
+        if fact in errors[:-1] or fact in stops[1:]:  # causes of the last error, parents of what went down
             continue
         says = _says(fact)
         if (fact.name, says) not in seen:

@@ -43,6 +43,7 @@ class Fact:
     Attributes:
         line: counts from 1.
         values: numbers and words by field name.
+        text: the line, of a wording from where it begins.
         rank: which rank or engine process says it; '' where the line does not tell.
         source: which container a log collector names before the line; '' where it names none.
     """
@@ -124,7 +125,7 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
             }
             if all(possible(key, value) for key, value in values.items()):
                 taken.add(wording.name)
-                yield Fact(wording.name, wording.engine, line, values, text, rank, source)
+                yield Fact(wording.name, wording.engine, line, values, text[match.start() :], rank, source)
 
 
 def _failure(text: str, line: int) -> Fact | None:
