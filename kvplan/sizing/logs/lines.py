@@ -130,7 +130,7 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
 
 def _failure(text: str, line: int) -> Fact | None:
     """The error that a line of an engine says, where no wording knows it."""
-    if at_work(text.casefold()) or (said := error(text)) is None:
+    if (said := error(text)) is None or at_work(text.casefold()):
         return None
     return Fact("error", "", line, {"words": said}, text, _rank(text), _source(text))
 
