@@ -361,3 +361,13 @@ def test_what_a_connector_found_is_told(tmp_path: Path, capsys) -> None:
     assert (
         "of late, 7.0% of what a KV connector was asked for was there" in explained(path, capsys)["at_work"]
     )
+
+
+def test_prompts_longer_than_sglangs_pool_are_counted(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "server.log"
+    line = "[2026-03-11 09:06:00] Input length (30000 tokens) exceeds the maximum allowed length (23494 tokens). Use a shorter input"
+    path.write_text(SGLANG + line + "\n")
+    assert (
+        "a request was refused or cut: longer than the pool, or than a request may be"
+        in explained(path, capsys)["at_work"]
+    )

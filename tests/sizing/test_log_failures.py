@@ -136,6 +136,16 @@ def test_a_share_that_the_engine_names_itself_is_stepped_over() -> None:
     assert enlargements(last(text))[0].change == "--gpu-memory-utilization 0.98"
 
 
+def test_a_pool_that_was_given_is_what_to_make_smaller() -> None:
+    """Its share of the memory decides nothing then."""
+    text = VLLM + LOADED
+    text += "(EngineCore_DP0 pid=99) INFO [gpu_worker.py:302] Initial free memory 78.60 GiB, reserved 60.00 GiB memory for KV Cache\n"
+    text += broken("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    changes = [change.change for change in enlargements(last(text))]
+    assert changes[0] == "a smaller --kv-cache-memory-bytes"
+    assert not any("utilization" in change for change in changes)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -189,7 +199,9 @@ def test_an_error_that_was_caught_ends_nothing() -> None:
         VLLM + "(APIServer pid=7) WARNING: ImportError: No module named 'flashinfer'\n" + LOADED + POOL
     )
     assert found.refused is None
-    assert last(VLLM + "WARNING: ImportError: No module named 'deep_gemm'\n" + LOADED).refused is None
+    assert last(VLLM + "ImportError: No module named 'deep_gemm'\n" + LOADED).refused is None
+    caught = "(EngineCore_DP0 pid=9) WARNING 11-20 09:00:05 [x.py:3] Failed to import: ImportError: No module named 'a'\n"
+    assert last(VLLM + caught).refused is None
 
 
 def test_what_clients_send_is_no_error() -> None:

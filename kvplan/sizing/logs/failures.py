@@ -28,6 +28,9 @@ _CONSEQUENCES = (
 )  # fmt: skip
 """Of which another error is the cause."""
 
+_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING|Warning)\b")
+"""What stands before an exception that somebody has caught."""
+
 MOST = 300
 """Characters of an error that are quoted."""
 
@@ -37,7 +40,9 @@ def error(text: str) -> str | None:
     if "rror" not in text and "xception" not in text:
         return None
     match = _FIELD.search(text) or _EXCEPTION.search(text)
-    if match is None or any(cue in match[0].casefold() for cue in _CONSEQUENCES):
+    if match is None or _HARMLESS.search(text, 0, match.start()) is not None:
+        return None
+    if any(cue in match[0].casefold() for cue in _CONSEQUENCES):
         return None
     said = _ARGUMENTS.sub("", match[1]).strip()
     return said if len(said) <= MOST else f"{said[:MOST]}..."

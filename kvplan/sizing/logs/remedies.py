@@ -78,15 +78,16 @@ STEP_BACK = 0.05
 
 def _smaller_pool(log: Account) -> list[Enlargement]:
     """What leaves more outside the pool, to a server that ran out of memory there."""
-    found = []
+    why = "a smaller pool, and more for what is allocated beside it"
     share = _share(log)
-    if share is not None and share > STEP_BACK:
-        found.append(
-            Enlargement(
-                f"{_share_option(log)} {share - STEP_BACK:.2f}", None, None,
-                "a smaller pool, and more for what is allocated beside it",
-            )
-        )  # fmt: skip
+    if log.pool_option == STARTUP_PLAN:
+        found = [Enlargement(log.pool_option, None, None, "measures again how large the pool may be")]
+    elif log.pool_option is not None:
+        found = [Enlargement(f"a smaller {log.pool_option}", None, None, why)]
+    elif share is not None and share > STEP_BACK:
+        found = [Enlargement(f"{_share_option(log)} {share - STEP_BACK:.2f}", None, None, why)]
+    else:
+        found = []
     return [*found, *_smaller_steps(log)]
 
 

@@ -24,7 +24,8 @@ _RANK = re.compile(r"\bEngine (\d{1,6}): |\[[^\[\]]{0,60}?\b(DP\d{1,6})\b")
 """Whose report it is, where each rank has a pool: ``Engine 003: Avg ...``, ``[10:00:01 DP3 TP3] ...``."""
 _TOO_LONG = re.compile(
     r"Input prompt \(\d+ tokens\) is too long|longer than the KV cache pool size|"
-    r"not enough kv cache blocks to run the entire sequence"
+    r"not enough kv cache blocks to run the entire sequence|"
+    r"Input length \(\d+ tokens\) exceeds the maximum allowed length"
 )
 _HITS = re.compile(rf"(?<!MM )(?<!xternal )[Pp]refix cache hit rate: (?:GPU: )?({_SHARE})%")
 _EXTERNAL = re.compile(rf"External prefix cache hit rate: ({_SHARE})%")
@@ -36,7 +37,7 @@ _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})
 _CUES = (
     "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
     "cumulative_preemption", "kv cache usage: ", "input prompt (", "longer than the kv cache pool",
-    "not enough kv cache blocks", *CUES,
+    "not enough kv cache blocks", "exceeds the maximum allowed length", *CUES,
 )  # fmt: skip
 
 FULL = 0.95
