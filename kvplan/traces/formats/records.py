@@ -32,6 +32,8 @@ MOONCAKE = ("input_length", "output_length", "hash_ids")
 _MODELS = ("model", "model_id", "model_name", "request_model", "gen_ai_request_model")
 _KINDS = {"run_type": ("llm", "chat_model"), "span_kind": ("llm", "generation")}
 """Columns that say what a row is of, and what calls of a model are called: others add up those below them."""
+_IDS = ("request_id", "id")
+"""Names that together are one request's: coding agents write a row a part of an answer, each with all its tokens."""
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 
@@ -96,6 +98,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             f"no arrival times in the trace{beside}: all requests arrive at 0 unless a rate is given"
         )
     scale = options.time_scale / options.rate_scale
+    seen: set[tuple[str, ...]] = set()
     for row in chain(sample, following):
         accounting.rows += 1
         index = accounting.rows - 1
@@ -104,6 +107,12 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if not fault and str(cells.get("benchmark_phase")) in _WARMING:
             fault = "belongs to the warm-up"
         fault = fault or _no_call(cells)
+        if not fault and all(cells.get(name) for name in _IDS):
+            ids = tuple(str(cells[name]) for name in _IDS)
+            fault = (
+                "another part of a request above it (by its request's and its own id)" if ids in seen else ""
+            )
+            seen.add(ids)
         if fault:
             accounting.drop(fault, row.line)
             continue

@@ -409,3 +409,18 @@ def test_lengths_with_decimal_points_keep_their_blocks(reading) -> None:
     requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
     assert lengths(requests) == [(float(n), 1024, 20) for n in range(3)]
     assert trace.report.block_size == 512
+
+
+def test_parts_of_one_answer_are_one_request(reading) -> None:
+    """As coding agents log them: a row a block of the answer, each with the usage of the whole."""
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 1000, "output_tokens": 20}
+    rows = [
+        {
+            "type": "assistant", "sessionId": "s", "requestId": request, "timestamp": f"2024-05-10T00:00:0{second}Z",
+            "message": {"id": message, "usage": usage},
+        }
+        for second, (request, message) in enumerate([("a", "m"), ("a", "m"), ("b", "n"), ("c", "n"), ("c", "n")])
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(0.0, 1010, 20), (2.0, 1010, 20), (3.0, 1010, 20)]
+    assert [entry.lines for entry in trace.report.dropped.values()] == [[2, 5]]
