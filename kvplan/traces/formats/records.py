@@ -33,7 +33,7 @@ _MODELS = ("model", "model_id", "model_name", "request_model", "gen_ai_request_m
 _KINDS = {"run_type": ("llm", "chat_model"), "span_kind": ("llm", "generation")}
 """Columns that say what a row is of, and what calls of a model are called: others add up those below them."""
 _IDS = ("request_id", "id")
-"""Names that together are one request's: coding agents write a row a part of an answer, each with all its tokens."""
+"""Names that are one request's together: coding agents write a row a part of an answer, each with all."""
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 

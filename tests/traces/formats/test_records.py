@@ -424,3 +424,18 @@ def test_parts_of_one_answer_are_one_request(reading) -> None:
     requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
     assert lengths(requests) == [(0.0, 1010, 20), (2.0, 1010, 20), (3.0, 1010, 20)]
     assert [entry.lines for entry in trace.report.dropped.values()] == [[2, 5]]
+
+
+def test_a_column_of_lengths_that_are_mostly_none_is_named(reading) -> None:
+    rows = [(float(n), "x" if n % 2 else 10, 5) for n in range(100)]
+    with pytest.raises(
+        DataError, match="'input_tokens' does not hold a number of tokens in most of the first rows"
+    ):
+        reading(table(("timestamp_s", "input_tokens", "output_tokens"), rows), "trace.csv")
+
+
+def test_day_and_time_apart_are_to_be_one_column(reading) -> None:
+    rows = [("2024-05-10", f"00:00:0{n}", 10, 5) for n in range(3)]
+    with pytest.raises(DataError, match="could both be the arrival times") as refused:
+        reading(table(("date", "time", "input_tokens", "output_tokens"), rows), "trace.csv")
+    assert "in one column" in (refused.value.hint or "")
