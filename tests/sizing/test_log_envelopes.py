@@ -228,3 +228,21 @@ def test_whose_line_it_is(before: str, rank: str) -> None:
         [f"{before} INFO 11-11 09:01:36 [gpu_worker.py:760] Available KV cache memory: 37.4 GiB"]
     )
     assert [fact.rank for fact in reading.facts] == [rank]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("collector", ["Loki", "cloud logging"])
+def test_answers_of_queries_are_read_in_the_order_of_their_times(collector: str, newest_first: bool) -> None:
+    """Lines of one second do not tell their order themselves."""
+    lines = [line.replace("09:00:10", "09:00:00").replace("09:01:3", "09:00:0") for line in LINES]
+    step = -1 if newest_first else 1
+    if collector == "Loki":
+        values = [[str(1_700_000_000_000_000_000 + place), line] for place, line in enumerate(lines)]
+        document: object = {"data": {"result": [{"stream": {"pod": "a"}, "values": values[::step]}]}}
+    else:
+        entries = [
+            {"textPayload": line, "timestamp": f"2026-01-10T10:00:00.{n:03d}Z"}
+            for n, line in enumerate(lines)
+        ]
+        document = entries[::step]
+    assert lines_of(json.dumps(document)) == lines

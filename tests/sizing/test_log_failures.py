@@ -91,6 +91,10 @@ V0_TOO_LONG = (
 NO_POOL = broken(
     "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
 )
+IMAGES = broken(
+    "ValueError: frontend multimodal GPU decoding reserves 60.00 GiB (40.00 GiB raw-frame budget, 20.00 GiB decoder "
+    "cache budget), but only 53.91 GiB is available for the KV cache. Reduce mm_ipc_gpu_memory_gb."
+)
 KILLED = (
     "(APIServer pid=7) RuntimeError: Engine core initialization failed. See root cause above. "
     "Failed core proc(s): {'EngineCore_DP0': -9}\n"
@@ -109,6 +113,7 @@ def last(text: str) -> Account:
         (VLLM + LOADED + V0_TOO_LONG, "too_long", "smaller than one request", "--max-model-len 29072"),
         (VLLM + LOADED + NO_POOL, "no_pool", "nothing was left", "--gpu-memory-utilization 0.95"),
         (CPU + NO_CPU, "no_pool", "nothing was left", "--gpu-memory-utilization 0.95"),
+        (VLLM + LOADED + POOL + IMAGES, "images_cap", "leaves the cache nothing", "a smaller --mm-ipc"),
         (SGLANG + DIED, "killed", "it was killed", "more memory of the host"),
         (SGLANG + CAP, "window_cap", "leave other layers nothing", "a smaller --max-running-requests"),
         (SGLANG + ALLOCATED + HOST, "no_host_memory", "the host has less", "a smaller --hicache-size"),

@@ -229,6 +229,7 @@ STARTUP_PLAN = "VLLM_ENABLE_STARTUP_PLAN=0"
 _REFUSALS = (
     "no_pool", "too_long", "too_many", "not_free", "pool_not_free", "no_host_memory", "unbalanced", "oom",
     "freed", "killed", "exhausted", "states_exhausted", "window_cap",
+    "images_cap",
 )  # fmt: skip
 """Lines after which no server is up."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 _ESCAPE = r"(?:\x1b|\\u001b|\\x1b|\\033|\^\[|\#033)"
@@ -104,9 +105,26 @@ def messages(node: Any, depth: int = _MAX_TREE) -> Iterator[str]:
         ):
             yield node[1]  # Loki: [nanoseconds, line]
             return
-        for item in node:
+        for item in _oldest_first(node):
             if isinstance(item, (list, dict)):
                 yield from messages(item, depth - 1)
+
+
+def _oldest_first(items: list[Any]) -> list[Any]:
+    """Entries with times of their own, which queries answer with the newest first, in the order of these."""
+    times = [_time(item) for item in items]
+    ordered = all(earlier is not None for earlier in times) and all(
+        type(later) is type(earlier) and earlier >= later for earlier, later in pairwise(times)
+    )
+    return items[::-1] if ordered and len(items) > 1 and times[0] != times[-1] else items
+
+
+def _time(item: Any) -> Any:
+    """When an entry was written: a number, or a date that sorts as text."""
+    if isinstance(item, list) and len(item) in (2, 3) and isinstance(item[0], str) and item[0].isdigit():
+        return int(item[0])
+    found = item.get("timestamp") if isinstance(item, dict) else None
+    return found if isinstance(found, (str, int, float)) else None
 
 
 def _text(found: dict[str, Any], depth: int) -> str | None:

@@ -51,6 +51,7 @@ MEANINGS = {
     "plan_unused": "less is free than when that plan was made: everything is measured again",
     "killed": "the system ended a process by force",
     "exhausted": "a batch had been let in for which the pool had no room",
+    "images_cap": "decoding images and videos beside the engine takes more than the cache would have",
     "window_cap": "windows of as many requests as may run take more than the pool",
     "states_exhausted": "requests had been let in for which no slot of a state was left",
     "stopped": "here it went down",
@@ -145,6 +146,7 @@ _FAILED = {
         "dmesg -T, or the pod's last state (OOMKilled), says so"
     ),
     "exhausted": "it went down at work: the pool had no room for a batch that had been let in",
+    "images_cap": "it did not start: decoding images and videos beside the engine leaves the cache nothing",
     "window_cap": "it did not start: windows of as many requests as may run leave other layers nothing",
     "states_exhausted": "it went down at work: no slot of a state was left for requests that had been let in",
 }

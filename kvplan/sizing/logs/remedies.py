@@ -140,6 +140,9 @@ _ELSEWHERE = {
         "start it again, once no other process on the GPU starts or ends", None, None,
         "what it measures has to stand still meanwhile; --kv-cache-memory-bytes measures nothing",
     ),
+    "images_cap": Enlargement(
+        "a smaller --mm-ipc-gpu-memory-gb", None, None, "it is taken out of what the cache would have",
+    ),
     "killed": Enlargement(
         "more memory of the host: a higher limit of its container, a node with more", None, None,
         "weights pass through it, with /dev/shm and what is offloaded",

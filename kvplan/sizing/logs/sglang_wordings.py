@@ -101,6 +101,7 @@ SGLANG: tuple[tuple[str, str], ...] = (
     ("window_tokens", "window memory pool (all SWA). swa_layer_tokens={window_layer_tokens}"),
     ("exhausted", "out of memory. Try to lower your batch size"),
     ("exhausted", "alloc_req_slots runs out of memory"),
+    ("exhausted", "Out of memory. Please set a smaller number for `--max-running-requests`"),
     ("exhausted", "No space left for only one request"),
     ("states_exhausted", "Not enough space for mamba "),
     ("killed", "died during initialization (exit code: -9)"),

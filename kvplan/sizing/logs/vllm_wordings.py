@@ -186,6 +186,13 @@ VLLM: tuple[tuple[str, str], ...] = (
             "{budget_gib} GiB of CPU memory<any>to more than {least_utilization}, or"
         ),
     ),
+    (
+        "images_cap",
+        (
+            "frontend multimodal GPU decoding reserves {reserved_gib} GiB<any>"
+            "but only {pool_gib} GiB is available for the KV cache"
+        ),
+    ),
     ("no_pool", "No available memory for the cache blocks"),
     ("no_pool", "Cannot auto-fit max_model_len: not enough GPU memory"),
     (
