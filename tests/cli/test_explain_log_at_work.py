@@ -371,3 +371,20 @@ def test_prompts_longer_than_sglangs_pool_are_counted(tmp_path: Path, capsys) ->
         "a request was refused or cut: longer than the pool, or than a request may be"
         in explained(path, capsys)["at_work"]
     )
+
+
+def test_prompts_that_vllm_refuses_are_counted_and_end_nothing(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "server.log"
+    error = "ERROR 11-20 10:22:00 [serving_chat.py:240] ValueError: This model's maximum context length is 32768 tokens. However, you requested 40000"
+    one = (
+        VLLM.splitlines(keepends=True)[4]
+        .replace("Running: 64", "Running: 1")
+        .replace("Waiting: 12", "Waiting: 0")
+    )
+    path.write_text("".join(VLLM.splitlines(keepends=True)[:4]) + one + error + "\n")
+    found = explained(path, capsys)
+    assert found["account"]["refused"] is None
+    assert found["at_work"][0] == "at most 1 request ran and none waited at once, by the 2 lines that report"
+    assert (
+        found["at_work"][-1] == "a request was refused or cut: longer than the pool, or than a request may be"
+    )

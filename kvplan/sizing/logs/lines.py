@@ -87,7 +87,8 @@ def read_log(lines: Iterable[str]) -> Reading:
     for count, raw in enumerate(lines, 1):
         for text in (whole[:MAX_LINE] for whole in unwrapped(raw)):
             found = list(_facts(text, count))
-            if not found and engines and (failure := _failure(text, count)) is not None:
+            said = None if found or asked(text.casefold()) else report(text, count, _source(text))
+            if not found and said is None and engines and (failure := _failure(text, count)) is not None:
                 found.append(failure)
             engines |= {fact.engine for fact in found if fact.engine}
             # What both engines print is said by the one that spoke before.
@@ -95,7 +96,6 @@ def read_log(lines: Iterable[str]) -> Reading:
             facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
             if found or not text.strip():
                 continue
-            said = None if asked(text.casefold()) else report(text, count, _source(text))
             if said is None or not engines:  # without a start there is nothing that it is about
                 unread.append((count, text))
             else:

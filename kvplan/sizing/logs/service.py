@@ -25,7 +25,8 @@ _RANK = re.compile(r"\bEngine (\d{1,6}): |\[[^\[\]]{0,60}?\b(DP\d{1,6})\b")
 _TOO_LONG = re.compile(
     r"Input prompt \(\d+ tokens\) is too long|longer than the KV cache pool size|"
     r"not enough kv cache blocks to run the entire sequence|"
-    r"Input length \(\d+ tokens\) exceeds the maximum allowed length"
+    r"Input length \(\d+ tokens\) exceeds the maximum allowed length|"
+    r"Error: This model's maximum context length is \d+ tokens"
 )
 _HITS = re.compile(rf"(?<!MM )(?<!xternal )[Pp]refix cache hit rate: (?:GPU: )?({_SHARE})%")
 _EXTERNAL = re.compile(rf"External prefix cache hit rate: ({_SHARE})%")
@@ -37,7 +38,8 @@ _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})
 _CUES = (
     "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
     "cumulative_preemption", "kv cache usage: ", "input prompt (", "longer than the kv cache pool",
-    "not enough kv cache blocks", "exceeds the maximum allowed length", *CUES,
+    "not enough kv cache blocks", "exceeds the maximum allowed length",
+    "model's maximum context length is", *CUES,
 )  # fmt: skip
 
 FULL = 0.95
@@ -169,7 +171,9 @@ def sentences(found: Service, *, engine: str) -> list[str]:
     if not any(worked):
         return ["nothing ran whenever it reported"]
     most = [
-        f"at most {format_tokens(value)} {what}" if value else f"none {what.removeprefix('requests ')}"
+        f"at most {format_tokens(value)} {what if value > 1 else what.replace('requests', 'request')}"
+        if value
+        else f"none {what.removeprefix('requests ')}"
         for what, value in (("requests ran", found.running), ("waited", found.waiting))
         if value is not None
     ]
