@@ -254,6 +254,11 @@ def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
     return (int(major), int(minor) if minor.isdecimal() else 0) if major.isdecimal() else (0, 0)
 
 
+def vllm_utilization(version: tuple[int, int, int]) -> float:
+    """``--gpu-memory-utilization`` where nobody sets it."""
+    return 0.92 if version >= PLANS_GRAPHS else 0.9
+
+
 def _vllm_defaults(
     version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int, *, ahead: bool
 ) -> Serving:
@@ -271,7 +276,7 @@ def _vllm_defaults(
     return Serving(
         kind="vllm",
         version=version,
-        utilization=0.92 if version >= PLANS_GRAPHS else 0.9,
+        utilization=vllm_utilization(version),
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,
         cuda_graphs=True,

@@ -257,6 +257,8 @@ def _format_of(source: Source, declared: TraceFormat | None) -> TraceFormat:
 def _unrecognised(source: Source) -> DataError:
     if source.archive and not source.head.strip():
         names = source.members_seen
+        if "xl/workbook.xml" in names:
+            return DataError("this is an Excel workbook", where=source.name, hint="save its sheet as CSV")
         return DataError(
             f"no trace among the files in it: {listed(names)}" if names else "there is no file in it",
             where=source.name,

@@ -147,6 +147,17 @@ def test_figures_of_strategies_are_tables_that_scroll_by_themselves(browser, tmp
         assert visit.errors == []
 
 
+def test_tables_that_go_on_at_a_side_show_it(browser, pages):
+    """By a shadow that stays, below a cover that scrolls with the table; on paper nothing scrolls."""
+    with Visit(browser, pages[0], viewport={"width": 390, "height": 800}) as visit:
+        page = visit.page
+        wide = """Array.from(document.querySelectorAll(".scroll")).filter(box => box.scrollWidth > box.clientWidth)
+            .map(box => getComputedStyle(box).backgroundAttachment)"""
+        assert "local, local, scroll, scroll" in page.evaluate(wide)
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).backgroundImage") == "none"
+
+
 def test_hostile_results_stay_text(browser, tmp_path):
     path = tmp_path / "report.html"
     document = _write(path, "hostile")

@@ -325,7 +325,7 @@ def test_a_huge_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_wording_has_a_meaning() -> None:
-    assert {wording.name for wording in WORDINGS} | {"options"} == set(MEANINGS)
+    assert {wording.name for wording in WORDINGS} | {"options", "error"} == set(MEANINGS)
 
 
 @given(st.lists(st.text(max_size=200), max_size=20))

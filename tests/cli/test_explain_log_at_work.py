@@ -58,6 +58,7 @@ def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
                 "usage": 0.999,
                 "hit_ratio": 0.411,
                 "preemptions": 7,
+                "external_ratio": 0.07,
                 "drafts": None,
             },
         ),
@@ -95,7 +96,7 @@ def test_what_a_server_reports_is_summed_up(
     path = tmp_path / "run.log"
     path.write_text(text)
     found = explained(path, capsys)
-    alone = {"pool": "", "ranks": 1, "too_long": 0}
+    alone = {"pool": "", "ranks": 1, "too_long": 0, "external_ratio": None}
     assert found["service"] == pytest.approx({**alone, **service})
     assert found["read"]["not_understood"] == 0
 
@@ -256,9 +257,7 @@ DEVICES = {
             f"8.0 tokens/s, Running: {12 + rank} reqs, Waiting: 0 reqs, GPU KV cache usage: 27.1%\n"
             for rank in range(3)
         ),
-        [
-            "at most 14 requests ran and at most 0 waited at once on one of 3 ranks, by the 3 lines that report"
-        ],
+        ["at most 14 requests ran and none waited at once on one of 3 ranks, by the 3 lines that report"],
     ),
     "requests that no pool holds": (
         (
@@ -333,3 +332,59 @@ def test_what_became_of_drafts(
     assert drafts["length"] == pytest.approx(length)
     assert drafts["rates"] == pytest.approx(list(rates))
     assert words in said[0]
+
+
+@pytest.mark.parametrize(
+    ("usage", "fullest"),
+    [
+        ("#token: full=512, swa=700, token usage: full=0.25, swa=0.61, ", ("the pool of windows", "61.0%")),
+        ("#token: full=512, swa=70, token usage: full=0.25, swa=0.06, ", ("the pool", "25.0%")),
+        ("#token: 512, token usage: 0.25, pre-allocated usage: 0.90, ", ("the pool", "25.0%")),
+    ],
+)
+def test_pools_in_every_wording_of_sglang(
+    usage: str, fullest: tuple[str, str], tmp_path: Path, capsys
+) -> None:
+    """Two in one, as 0.4.9 says them; what a decode server has promised to prompts to come is not in use."""
+    path = tmp_path / "server.log"
+    start = SGLANG.splitlines(keepends=True)[:2]
+    path.write_text(
+        "".join(start) + f"[2026-03-11 09:05:03 TP0] Decode batch. #running-req: 5, {usage}#queue-req: 0\n"
+    )
+    pool, share = fullest
+    assert f"{pool} was at most {share} full" in explained(path, capsys)["at_work"]
+
+
+def test_what_a_connector_found_is_told(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "server.log"
+    path.write_text(VLLM)
+    assert (
+        "of late, 7.0% of what a KV connector was asked for was there" in explained(path, capsys)["at_work"]
+    )
+
+
+def test_prompts_longer_than_sglangs_pool_are_counted(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "server.log"
+    line = "[2026-03-11 09:06:00] Input length (30000 tokens) exceeds the maximum allowed length (23494 tokens). Use a shorter input"
+    path.write_text(SGLANG + line + "\n")
+    assert (
+        "a request was refused or cut: longer than the pool, or than a request may be"
+        in explained(path, capsys)["at_work"]
+    )
+
+
+def test_prompts_that_vllm_refuses_are_counted_and_end_nothing(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "server.log"
+    error = "ERROR 11-20 10:22:00 [serving_chat.py:240] ValueError: This model's maximum context length is 32768 tokens. However, you requested 40000"
+    one = (
+        VLLM.splitlines(keepends=True)[4]
+        .replace("Running: 64", "Running: 1")
+        .replace("Waiting: 12", "Waiting: 0")
+    )
+    path.write_text("".join(VLLM.splitlines(keepends=True)[:4]) + one + error + "\n")
+    found = explained(path, capsys)
+    assert found["account"]["refused"] is None
+    assert found["at_work"][0] == "at most 1 request ran and none waited at once, by the 2 lines that report"
+    assert (
+        found["at_work"][-1] == "a request was refused or cut: longer than the pool, or than a request may be"
+    )

@@ -308,3 +308,15 @@ def test_sweep_takes_what_simulate_takes(capsys: pytest.CaptureFixture[str]) -> 
     assert run(["sweep", *words, *deployment, "--vary", "workload.rate=8,16", "--format", "json"]) == 0
     points = json.loads(capsys.readouterr().out)["points"]
     assert points[0]["figures"]["ttft_p99_s"] == alone["latency"]["ttft_s"]["p99"]
+
+
+def test_requests_that_no_load_serves_are_what_to_look_at(
+    scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are rejected as too long, however few come: looking lower does not help."""
+    highest = ["sweep", scenario, "--set", "slo.ttft_p99_s=5", "--highest", "workload.rate=1..2", "-j", "1"]
+    assert run([*highest, "--set", "engine.max_model_len=600"]) == 3
+    told = capsys.readouterr().err
+    assert "requests are rejected even there, and no lower load serves them" in " ".join(told.split())
+    assert run([*highest, "--set", "slo.ttft_p99_s=0.0001"]) == 3
+    assert "look lower" in capsys.readouterr().err

@@ -182,3 +182,9 @@ def test_running_out_and_retracting_is_no_end() -> None:
     )
     text += "[10:00:39 TP0] Decode out of memory happened. #retracted_reqs: 2, #new_token_ratio: 0.5971 -> 0.8533\n"
     assert account(read_log(text.splitlines()).facts).refused is None
+
+
+@pytest.mark.parametrize("total", ["-1.50", "0.00"])
+def test_a_memory_that_no_gpu_has_names_none(total: str) -> None:
+    text = f"INFO worker.py:241] the current vLLM instance can use total_gpu_memory ({total}GiB) x gpu_memory_utilization (0.90) = 21.22GiB\n"
+    assert logged_gpu(account(read_log([text]).facts)) is None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kvplan.sizing.logs.account import Account, account
-from kvplan.sizing.logs.documents import lines_of
+from kvplan.sizing.logs.documents import decoded, lines_of
 from kvplan.sizing.logs.lines import MAX_LINE, read_log
 from kvplan.sizing.logs.starts import starts
 
@@ -132,3 +132,117 @@ def test_what_is_no_envelope_is_a_line_as_any(line: str) -> None:
 def test_what_a_request_says_is_no_line_of_the_engine(line: str) -> None:
     prompt = "GPU KV cache size: 5 tokens; Available KV cache memory: 0.01 GiB; max_total_num_tokens=7"
     assert told([*LINES, line.format(prompt)]) == told(LINES)
+
+
+BATCH = [
+    json.dumps(
+        {
+            "resourceLogs": [
+                {
+                    "scopeLogs": [
+                        {
+                            "logRecords": [
+                                {"timeUnixNano": "1", "body": {"stringValue": line}} for line in part
+                            ]
+                        }
+                    ]
+                }
+                for part in (LINES[:2], LINES[2:])
+            ]
+        }
+    )
+]
+FIELDS = [
+    json.dumps({"_index": "a", "fields": {"@timestamp": ["2026"], "message": [line]}}) for line in LINES
+]
+LOGO = "(APIServer pid=7) INFO 11-11 08:59:59 [utils.py:300]   █▄█▀ █     █     █     █  version 0.11.0"
+
+
+@pytest.mark.parametrize("lines", [BATCH, FIELDS], ids=["OpenTelemetry", "fields"])
+def test_lines_deep_in_an_object_are_read_one_by_one(lines: list[str]) -> None:
+    """A batch is longer than what is looked at of one line, and its ranks are as many as its lines say."""
+    assert told(lines_of("\n".join(lines))) == told(LINES)
+    assert told(lines_of("\n".join([*lines, "{}"]))) == told(LINES)
+
+
+@pytest.mark.parametrize("key", ["event", "_raw", "content"])
+def test_other_names_of_what_was_printed(key: str) -> None:
+    reading = read_log([json.dumps({key: line}) for line in [LOGO, *LINES]])
+    assert account(reading.facts[:1]).version == "0.11.0"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_codings(coding: str) -> None:
+    text = "\n".join([LOGO, *LINES])
+    assert [line.strip("\ufeff") for line in lines_of(decoded(text.encode(coding)))] == [LOGO, *LINES]
+
+
+def test_lines_that_docker_cuts_are_whole_again() -> None:
+    """Every 16 KiB; parts of two streams may alternate."""
+    long = LINES[0].replace(
+        "'compilation_config'", f"'{'x' * 40_000}': 1, 'max_num_seqs': 77, 'compilation_config'"
+    )
+    health = json.dumps({"log": "GET /health\n", "stream": "stdout", "time": "t"})
+    cut = []
+    for line in [long, *LINES[1:]]:
+        text = line + "\n"
+        for first in range(0, len(text), 1 << 14):
+            part = {"log": text[first : first + (1 << 14)], "stream": "stderr", "time": "t"}
+            cut += [json.dumps(part), health]
+    whole = [line for line in lines_of("\n".join(cut)) if line]
+    assert len(long) > MAX_LINE
+    assert account(read_log(whole).facts).pool_tokens == 305_968
+    assert told(whole) == told([long, *LINES[1:]])
+
+
+def test_lines_that_two_handlers_print_count_once() -> None:
+    """A second model that is loaded, and a second pool, would be a draft's."""
+    sglang = [
+        "[2026-01-10 10:00:10] Load weight begin. avail mem=78.50 GB",
+        "[2026-01-10 10:00:40] Load weight end. type=A, dtype=torch.bfloat16, avail mem=47.60 GB, mem usage=30.90 GB.",
+        "[2026-01-10 10:00:41] KV Cache is allocated. #tokens: 143360, K size: 17.50 GB, V size: 17.50 GB",
+    ]
+    twice = [line for line in sglang for _ in range(2)]
+    found = account(read_log(lines_of("\n".join(twice))).facts)
+    assert found == account(read_log(sglang).facts)
+    assert found.draft_weights_bytes is None
+    # Two equal pools, of layers with a window and without, are two.
+    pools = [*sglang, sglang[-1]]
+    assert lines_of("\n".join(pools)) == pools
+
+
+@pytest.mark.parametrize(
+    ("before", "rank"),
+    [
+        ("(EngineCore_DP0 pid=99) (RayWorkerWrapper pid=201, ip=10.0.0.2)", "RayWorkerWrapper pid=201"),
+        ("(EngineCoreActor pid=99) (Worker_TP1 pid=202)", "Worker_TP1"),
+        ("(VllmWorker rank=1 pid=12)", "VllmWorker rank=1"),
+        ("(DPEngineCoreActor pid=99)", "DPEngineCoreActor"),
+        ("[2026-01-10 10:00:10 DP0 TP3]", "DP0 TP3"),
+        ("(APIServer pid=7)", ""),
+    ],
+)
+def test_whose_line_it_is(before: str, rank: str) -> None:
+    """Of a worker that prints behind its engine core's name, the worker's."""
+    reading = read_log(
+        [f"{before} INFO 11-11 09:01:36 [gpu_worker.py:760] Available KV cache memory: 37.4 GiB"]
+    )
+    assert [fact.rank for fact in reading.facts] == [rank]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("collector", ["Loki", "cloud logging"])
+def test_answers_of_queries_are_read_in_the_order_of_their_times(collector: str, newest_first: bool) -> None:
+    """Lines of one second do not tell their order themselves."""
+    lines = [line.replace("09:00:10", "09:00:00").replace("09:01:3", "09:00:0") for line in LINES]
+    step = -1 if newest_first else 1
+    if collector == "Loki":
+        values = [[str(1_700_000_000_000_000_000 + place), line] for place, line in enumerate(lines)]
+        document: object = {"data": {"result": [{"stream": {"pod": "a"}, "values": values[::step]}]}}
+    else:
+        entries = [
+            {"textPayload": line, "timestamp": f"2026-01-10T10:00:00.{n:03d}Z"}
+            for n, line in enumerate(lines)
+        ]
+        document = entries[::step]
+    assert lines_of(json.dumps(document)) == lines

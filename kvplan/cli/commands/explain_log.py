@@ -85,7 +85,7 @@ def _lines(log: str) -> list[str]:
     from contextlib import ExitStack
 
     from kvplan.errors import DataError
-    from kvplan.sizing.logs.documents import lines_of
+    from kvplan.sizing.logs.documents import decoded, lines_of
     from kvplan.traces.compression import Telling, unpacked
 
     with Telling(log), ExitStack() as stack:
@@ -98,9 +98,7 @@ def _lines(log: str) -> list[str]:
             where=log,
             hint="cut it to the start-up, as: head -n 5000 LOG | kvplan explain-log -",
         )
-    # PowerShell redirects as UTF-16.
-    coding = "utf-16" if text.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
-    return lines_of(text.decode(coding, errors="replace"))
+    return lines_of(decoded(text))
 
 
 def _compare(
@@ -357,9 +355,10 @@ def _device(gpu: dict[str, Any] | None) -> str | None:
 
 def _end(document: dict[str, Any]) -> str:
     """What the changes that are listed are for."""
-    if not document["account"]["refused"]:
-        return "enlarge it"
-    return "keep it up" if document["at_work"] else "let it start"
+    if document["account"]["refused"] in (None, "error"):
+        return "enlarge its pool" if document["account"]["refused"] else "enlarge it"
+    up = document["at_work"] or str(document["account"]["refused"]).endswith("exhausted")
+    return "keep it up" if up else "let it start"
 
 
 def _difference(ratio: float) -> str:

@@ -127,8 +127,20 @@ def sweep(
         if planned.passed is None:
             raise AnswerIsNo(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
-                hint="look lower, or see the figures above for what is missed",
+                hint=_what_else(document["points"]),
             )
+
+
+def _what_else(points: "Sequence[Mapping[str, Any]]") -> str:
+    """What to do where no load meets its objectives: requests that are too long are so at any."""
+    least = min(points, key=lambda point: next(iter(point["values"].values())))
+    rejected = (least["figures"] or {}).get("rejected")
+    if not rejected:
+        return "look lower, or see the figures above for what is missed"
+    return (
+        f"{rejected:,} requests are rejected even there, and no lower load serves them: kvplan simulate says "
+        "why; longer ones need a larger --ctx or pool"
+    )
 
 
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:

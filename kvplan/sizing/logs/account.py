@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvplan.sizing.logs.failures import ended, last_error
 from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.pools import Workers, pool_gib, workers
 from kvplan.units import GIB
@@ -39,6 +40,7 @@ class Account:
         draft_tokens: how many tokens it drafts a step.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
         host_bytes: memory of the host for what leaves the pool, of one rank or all, as the engine counts it.
+        error: the error that ended it, if it says one, where no line says that memory was why.
         prefix_caching: as it was asked for, or settled; None where the log does not say.
     """
 
@@ -87,6 +89,7 @@ class Account:
     device: str | None = None
     host_bytes: int | None = None
     draft_tokens: int | None = None
+    error: str | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -158,6 +161,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         tokens = blocks * round(concurrency * context / blocks)
     in_activation = any(fact.name == "usage_consumed" for fact in facts)
     planned = any(fact.name == "utilization_shift" for fact in facts) and not in_activation
+    refused = _refusal(facts, pool)
     draft_weights, draft_pools = _known(sglang, "draft_weights_gib"), _known(sglang, "draft_pool_gib")
     return Account(
         engine=engine,
@@ -188,12 +192,13 @@ def account(facts: tuple[Fact, ...]) -> Account:
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
-        refused=_refusal(facts, pool),
+        refused=refused,
+        error=last_error(facts) if refused == "error" else None,
         window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
         draft_is_loaded_first=any(one.draft_is_loaded_first for one in sglang),
-        longest_tokens=_whole(_least(_numbers(facts, "longest_tokens"))),
+        longest_tokens=_whole(_least(_numbers(facts, "longest_tokens") or _longest_said(facts))),
         pool_option=_pool_option(facts, options, tokens),
         least_utilization=max(_numbers(facts, "least_utilization"), default=None),
         most_sequences=_whole(_least(_numbers(facts, "most_sequences"))),
@@ -223,6 +228,8 @@ STARTUP_PLAN = "VLLM_ENABLE_STARTUP_PLAN=0"
 
 _REFUSALS = (
     "no_pool", "too_long", "too_many", "not_free", "pool_not_free", "no_host_memory", "unbalanced", "oom",
+    "freed", "killed", "exhausted", "states_exhausted", "window_cap",
+    "images_cap",
 )  # fmt: skip
 """Lines after which no server is up."""
 
@@ -231,19 +238,31 @@ _WARNINGS = ("unbalanced",)
 
 
 def _refusal(facts: tuple[Fact, ...], pool: float | None) -> str | None:
-    """Why the server did not start, if it says so."""
+    """Why the server did not start or went down, if it says so; ``error`` for another reason than memory."""
     said = [fact.name for fact in facts if fact.name in _REFUSALS]
-    return next((name for name in said if pool is None or name not in _WARNINGS), None)
+    found = next((name for name in said if pool is None or name not in _WARNINGS), None)
+    return "error" if found is None and ended(facts, up=pool is not None) else found
+
+
+def _longest_said(facts: tuple[Fact, ...]) -> list[float]:
+    """The tokens that a pool holds, as its engine says that a request is longer than them."""
+    return [value for fact in facts if fact.name == "too_long" for value in _values(fact, "pool_tokens")]
 
 
 def _host_bytes(ranks: list[list[Fact]]) -> int | None:
     """What one rank takes of the host, in one part or several; of ranks alike the first."""
     sizes = [
-        sum(fact.number("host_gb") for fact in facts if fact.name == "host_pool")
+        sum(
+            value * unit
+            for fact in facts
+            if fact.name == "host_pool"
+            for key, unit in (("host_gb", 1e9), ("host_gib", float(GIB)))
+            for value in _values(fact, key)
+        )
         for facts in ranks
         if any(fact.name == "host_pool" for fact in facts)
     ]
-    return round(max(sizes) * 1e9) if sizes else None
+    return round(max(sizes)) if sizes else None
 
 
 _ALLOCATIONS = ("sglang_pool", "sglang_window_pool", "resized_shares", "resized_tokens", "resized_pool")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
 
-from kvplan.sizing.logs.envelopes import printed
+from kvplan.sizing.logs.envelopes import messages, unwrapped
+
+_HEAD = 1 << 12
+"""Bytes from which a coding is told."""
 
 _PART = re.compile(r"(?P<head>\S{10,60} (?P<stream>stdout|stderr) )(?P<more>[PF]) (?P<text>.*)")
 """A line of a container runtime (CRI), which cuts long ones: all parts but the last are marked ``P``."""
+
+_DOCKER_PART = 1 << 14
+"""Bytes after which docker cuts a line; the part that ends it has its line break."""
 
 _TIME = re.compile(r"\b(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)")
 _TIME_WITHIN = 200
@@ -20,7 +25,18 @@ _TIME_WITHIN = 200
 _FEWEST = 3
 """Steps back in time that show a log to be in reverse: ranks that print together make a few."""
 
-_MAX_DEPTH = 20
+
+def decoded(raw: bytes) -> str:
+    """The text of a log; of wide characters (PowerShell redirects as UTF-16) also without a mark."""
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        coding = "utf-32"
+    elif raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        coding = "utf-16"
+    else:
+        even, odd = raw[:_HEAD:2].count(0), raw[1:_HEAD:2].count(0)
+        few = len(raw[:_HEAD]) // 8
+        coding = "utf-16-le" if odd > few >= even else "utf-16-be" if even > few >= odd else "utf-8"
+    return raw.decode(coding, errors="replace")
 
 
 def lines_of(text: str) -> list[str]:
@@ -31,10 +47,38 @@ def lines_of(text: str) -> list[str]:
         except (ValueError, RecursionError):
             document = None
         if isinstance(document, (list, dict)):
-            found = [line for message in _messages(document, _MAX_DEPTH) for line in message.splitlines()]
+            found = [line for message in messages(document) for line in message.splitlines()]
             if found:
                 return found
-    return _whole(text.splitlines())
+    return _once(_whole(text.splitlines()))
+
+
+def _once(lines: list[str]) -> list[str]:
+    """Lines of which a log has each twice in a row (two handlers print them), once; others as they are."""
+    runs = [(line, len(list(run))) for line, run in groupby(lines)]
+    said = [count for line, count in runs if line.strip()]
+    if len(said) < _FEWEST or any(count % 2 for count in said):
+        return lines
+    return [text for line, count in runs for text in _halved(line, count)]
+
+
+def _halved(line: str, count: int) -> list[str]:
+    """Every second of equal lines; an empty one stands for each that is left out."""
+    return [line, ""] * (count // 2) if line.strip() else [line] * count
+
+
+def _docker_part(line: str) -> tuple[str, str] | None:
+    """The stream and the text of a line that docker has cut; ``None`` of other lines."""
+    if len(line) < _DOCKER_PART or not line.startswith("{"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    text, stream = found.get("log"), found.get("stream")
+    if not isinstance(text, str) or not isinstance(stream, str) or text.endswith("\n"):
+        return None
+    return (stream, text) if len(text.encode()) >= _DOCKER_PART else None
 
 
 def _whole(lines: Iterable[str]) -> list[str]:
@@ -48,35 +92,19 @@ def _whole(lines: Iterable[str]) -> list[str]:
             found.append("")
         elif part is not None and part["stream"] in begun:
             found.append(f"{part['head']}F {''.join(begun.pop(part['stream']))}{part['text']}")
+        elif (cut := _docker_part(line)) is not None:
+            begun.setdefault(cut[0], []).append(cut[1])
+            found.append("")
+        elif begun and part is None and (stream := _ends(line, begun)) is not None:
+            found.append("".join([*begun.pop(stream), *unwrapped(line)]))
         else:
             found.append(line)
     return [*found, *("".join(parts) for parts in begun.values())]
 
 
-def _messages(node: Any, depth: int) -> Iterator[str]:
-    """What was printed, of queries' answers (Loki, Elasticsearch, CloudWatch, Datadog) and of lists."""
-    if depth == 0:
-        return
-    if isinstance(node, dict):
-        message = printed(node)
-        if message is not None:
-            yield message
-            return
-        for value in node.values():
-            if isinstance(value, (list, dict)):
-                yield from _messages(value, depth - 1)
-    elif isinstance(node, list):
-        if (
-            len(node) in (2, 3)
-            and isinstance(node[0], str)
-            and node[0].isdigit()
-            and isinstance(node[1], str)
-        ):
-            yield node[1]  # Loki: [nanoseconds, line]
-            return
-        for item in node:
-            if isinstance(item, (list, dict)):
-                yield from _messages(item, depth - 1)
+def _ends(line: str, begun: Iterable[str]) -> str | None:
+    """The stream of which a line of docker's is the last part."""
+    return next((stream for stream in begun if f'"stream":"{stream}"' in line.replace(" ", "")), None)
 
 
 def newest_first(lines: Sequence[str]) -> bool:

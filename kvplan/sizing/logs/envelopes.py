@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 _ESCAPE = r"(?:\x1b|\\u001b|\\x1b|\\033|\^\[|\#033)"
@@ -23,6 +25,10 @@ _MESSAGES = (
     "body",
     "jsonPayload",
     "@message",
+    "event",
+    "_raw",
+    "content",
+    "stringValue",
 )
 """Fields in which collectors and formatters keep what was printed."""
 
@@ -37,6 +43,9 @@ _MAX_OBJECT = 1 << 20
 
 _MAX_DEPTH = 4
 """How deep envelopes lie in each other."""
+
+_MAX_TREE = 20
+"""How deep a document is that holds many of them."""
 
 
 def unwrapped(line: str) -> list[str]:
@@ -58,7 +67,11 @@ def _message(line: str, depth: int) -> str | None:
         return None
     if not isinstance(found, dict):
         return None
-    return printed(found, depth)
+    message = printed(found, depth)
+    if message is not None or opening:
+        return message
+    # A line of many: what OpenTelemetry's collector exports together.
+    return "\n".join(messages(found)) or None
 
 
 def printed(found: dict[str, Any], depth: int = _MAX_DEPTH) -> str | None:
@@ -69,6 +82,49 @@ def printed(found: dict[str, Any], depth: int = _MAX_DEPTH) -> str | None:
     inner = _message(message, depth - 1)
     before = _pod(found) + _process(found)
     return "\n".join(before + text for text in (message if inner is None else inner).splitlines())
+
+
+def messages(node: Any, depth: int = _MAX_TREE) -> Iterator[str]:
+    """What was printed, of queries' answers (Loki, Elasticsearch, CloudWatch, Datadog) and of lists."""
+    if depth == 0:
+        return
+    if isinstance(node, dict):
+        message = printed(node)
+        if message is not None:
+            yield message
+            return
+        for value in node.values():
+            if isinstance(value, (list, dict)):
+                yield from messages(value, depth - 1)
+    elif isinstance(node, list):
+        if (
+            len(node) in (2, 3)
+            and isinstance(node[0], str)
+            and node[0].isdigit()
+            and isinstance(node[1], str)
+        ):
+            yield node[1]  # Loki: [nanoseconds, line]
+            return
+        for item in _oldest_first(node):
+            if isinstance(item, (list, dict)):
+                yield from messages(item, depth - 1)
+
+
+def _oldest_first(items: list[Any]) -> list[Any]:
+    """Entries with times of their own, which queries answer with the newest first, in the order of these."""
+    times = [_time(item) for item in items]
+    ordered = all(earlier is not None for earlier in times) and all(
+        type(later) is type(earlier) and earlier >= later for earlier, later in pairwise(times)
+    )
+    return items[::-1] if ordered and len(items) > 1 and times[0] != times[-1] else items
+
+
+def _time(item: Any) -> Any:
+    """When an entry was written: a number, or a date that sorts as text."""
+    if isinstance(item, list) and len(item) in (2, 3) and isinstance(item[0], str) and item[0].isdigit():
+        return int(item[0])
+    found = item.get("timestamp") if isinstance(item, dict) else None
+    return found if isinstance(found, (str, int, float)) else None
 
 
 def _text(found: dict[str, Any], depth: int) -> str | None:
@@ -82,6 +138,8 @@ def _text(found: dict[str, Any], depth: int) -> str | None:
             and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value)
         ):
             return bytes(value).decode(errors="replace")  # journald's, of lines with colours
+        if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+            return "\n".join(value)  # Elasticsearch's, of fields
         if isinstance(value, dict) and depth:
             return _text(value, depth - 1)
     return None

@@ -46,6 +46,19 @@ MEANINGS = {
     "not_free": "less than the budget, a share of the total, was free: another process holds memory",
     "no_pool": "weights and overheads alone exceed the budget",
     "too_long": "one request of the longest length needs more than the pool",
+    "freed": "another process gave memory back meanwhile: what was measured is no longer so",
+    "grew": "another process gave memory back meanwhile: the pool is sized by what torch holds",
+    "plan_unused": "less is free than when that plan was made: everything is measured again",
+    "killed": "the system ended a process by force",
+    "exhausted": "a batch had been let in for which the pool had no room",
+    "images_cap": "decoding images and videos beside the engine takes more than the cache would have",
+    "window_cap": "windows of as many requests as may run take more than the pool",
+    "states_exhausted": "requests had been let in for which no slot of a state was left",
+    "stopped": "here it went down",
+    "error": "the last error",
+    "asleep": "asleep it gives memory back, until it is woken",
+    "tokens_capped": "the option asks for more than there is, and changes nothing",
+    "window_tokens": "every layer has a window: one pool, of so many tokens",
     "too_many": "every sequence needs a block for its recurrent state, and there are fewer",
     "longest": "the longest request this pool could hold",
     "oom": "the GPU ran out of memory: what was asked for was no longer free",
@@ -96,7 +109,11 @@ def explained_lines(facts: tuple[Fact, ...]) -> list[Line]:
     """Every understood line; repeats of other ranks once."""
     seen: set[tuple[str, str]] = set()
     lines = []
+    errors = [fact for fact in facts if fact.name == "error"]
+    stops = [fact for fact in facts if fact.name == "stopped"]
     for fact in facts:
+        if fact in errors[:-1] or fact in stops[1:]:  # causes of the last error, parents of what went down
+            continue
         says = _says(fact)
         if (fact.name, says) not in seen:
             seen.add((fact.name, says))
@@ -122,12 +139,28 @@ def _says(fact: Fact) -> str:
     return ", ".join(parts) or fact.text.strip()[:120]
 
 
+_FAILED = {
+    "freed": "it did not start: while it measured, another process gave memory of the GPU back",
+    "killed": (
+        "it was killed (SIGKILL), mostly because the host, or its container's limit, had no memory left: "
+        "dmesg -T, or the pod's last state (OOMKilled), says so"
+    ),
+    "exhausted": "it went down at work: the pool had no room for a batch that had been let in",
+    "images_cap": "it did not start: decoding images and videos beside the engine leaves the cache nothing",
+    "window_cap": "it did not start: windows of as many requests as may run leave other layers nothing",
+    "states_exhausted": "it went down at work: no slot of a state was left for requests that had been let in",
+}
+"""What else went wrong, in words."""
+
+
 def reasons(log: Account) -> list[str]:
     """The account in sentences: arithmetic that the log's numbers bear out, nothing else."""
     found = [*_budget(log), *_shares(log), *_meaning(log)]
     if log.refused == "not_free" and log.free_bytes is not None and log.budget_bytes is not None:
         short = format_bytes(log.budget_bytes - log.free_bytes)
         found.append(f"it did not start: {short} of the budget were not free when it came up")
+    elif log.refused == "no_pool" and (log.pool_bytes or 0) > 0:
+        found.append("it did not start: what was left for the cache does not serve one request")
     elif log.refused == "no_pool":
         missing = -(log.pool_bytes or 0)
         short = f", {format_bytes(missing)} short of it" if missing > 0 else ""
@@ -142,6 +175,12 @@ def reasons(log: Account) -> list[str]:
         found.append("it did not start: the pool is smaller than one request of the longest length")
     elif log.refused == "too_many":
         found.append("it did not start: the pool holds fewer states than sequences were asked for")
+    elif log.refused in _FAILED:
+        found.append(_FAILED[log.refused])
+    elif log.refused == "error":
+        down = "did not start" if log.pool_bytes is None and log.pool_tokens is None else "went down"
+        why = f"no line says that memory was why: {log.error}" if log.error else "no line says why"
+        found.append(f"it {down}, and {why}")
     elif log.refused == "oom":
         when = "in what lies outside the pool"
         if log.pool_bytes is None:

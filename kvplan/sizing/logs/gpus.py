@@ -82,6 +82,8 @@ def _by_memory(log: Account) -> LoggedGpu | None:
         specs = [spec for spec in specs if spec.usable_memory_bytes >= total] or specs
     else:
         return None
+    if total <= 0:  # no engine's: a line that was damaged
+        return None
     nearest = min(abs(spec.usable_memory_bytes - total) for spec in specs)
     width = SAME_MEMORY * total
     alike = [spec for spec in specs if abs(spec.usable_memory_bytes - total) <= nearest + width]

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kvplan.sizing.logs.envelopes import unwrapped
+from kvplan.sizing.logs.failures import error
 from kvplan.sizing.logs.options import DUMPED, configuration, options
 from kvplan.sizing.logs.others import asked, at_work, refusal
 from kvplan.sizing.logs.service import Report, report
 from kvplan.sizing.logs.wordings import WORDINGS, possible
 
-RANK = re.compile(
-    r"\(((?:(?:DP)?EngineCore|Worker|VllmWorker)\w{0,40}(?: rank=\d{1,6})?)[ )]"
-    r"|\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPEC]P\d{1,6} ?){1,6})\]"
+RANKS = (
+    re.compile(r"\(((?:Vllm)?Worker\w{0,40}(?: rank=\d{1,6})?|RayWorker\w{0,40} pid=\d{1,10})[ ,)]"),
+    re.compile(r"\(((?:DP)?EngineCore\w{0,40}(?: rank=\d{1,6})?)[ )]"),
+    re.compile(r"\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPEC]P\d{1,6} ?){1,6})\]"),
 )
-"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
+"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``(RayWorkerWrapper ...``; an
+engine core, which prints its workers' lines behind its own name; ``[09:20:11 DP0 TP0]``."""
 
 SOURCE = re.compile(
     r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100}) +\||"
@@ -40,6 +43,7 @@ class Fact:
     Attributes:
         line: counts from 1.
         values: numbers and words by field name.
+        text: the line, of a wording from where it begins.
         rank: which rank or engine process says it; '' where the line does not tell.
         source: which container a log collector names before the line; '' where it names none.
     """
@@ -83,13 +87,15 @@ def read_log(lines: Iterable[str]) -> Reading:
     for count, raw in enumerate(lines, 1):
         for text in (whole[:MAX_LINE] for whole in unwrapped(raw)):
             found = list(_facts(text, count))
+            said = None if found or asked(text.casefold()) else report(text, count, _source(text))
+            if not found and said is None and engines and (failure := _failure(text, count)) is not None:
+                found.append(failure)
             engines |= {fact.engine for fact in found if fact.engine}
             # What both engines print is said by the one that spoke before.
             spoken = facts[-1].engine if facts else "vllm"
             facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
             if found or not text.strip():
                 continue
-            said = None if asked(text.casefold()) else report(text, count, _source(text))
             if said is None or not engines:  # without a start there is nothing that it is about
                 unread.append((count, text))
             else:
@@ -119,12 +125,21 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
             }
             if all(possible(key, value) for key, value in values.items()):
                 taken.add(wording.name)
-                yield Fact(wording.name, wording.engine, line, values, text, rank, source)
+                yield Fact(wording.name, wording.engine, line, values, text[match.start() :], rank, source)
+
+
+def _failure(text: str, line: int) -> Fact | None:
+    """The error that a line of an engine says, where no wording knows it."""
+    if (said := error(text)) is None or at_work(text.casefold()):
+        return None
+    return Fact("error", "", line, {"words": said}, text, _rank(text), _source(text))
 
 
 def _rank(text: str) -> str:
-    match = RANK.search(text, 0, RANK_WITHIN)
-    return "" if match is None else (match.group(1) or match.group(2)).strip()
+    for expression in RANKS:
+        if (match := expression.search(text, 0, RANK_WITHIN)) is not None:
+            return match[1].strip()
+    return ""
 
 
 def _source(text: str) -> str:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from math import floor
 
 from kvplan.sizing.logs.account import STARTUP_PLAN, Account
+from kvplan.sizing.logs.gpus import GPUS
+from kvplan.sizing.logs.release import named_release
+from kvplan.sizing.serving import parse_version, vllm_utilization
 from kvplan.units import GIB, format_bytes
 
 
@@ -57,6 +60,14 @@ def _room(log: Account) -> list[Enlargement]:
     return found
 
 
+def _share(log: Account) -> float | None:
+    """The share of the memory, vLLM's own where the log names none; ``None`` where that is unknown, too."""
+    release = named_release(log.version) if log.engine == "vllm" else None
+    if log.utilization is not None or release is None or log.device not in GPUS:
+        return log.utilization
+    return vllm_utilization(parse_version(release))
+
+
 def _share_option(log: Account) -> str:
     return "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
 
@@ -67,14 +78,16 @@ STEP_BACK = 0.05
 
 def _smaller_pool(log: Account) -> list[Enlargement]:
     """What leaves more outside the pool, to a server that ran out of memory there."""
-    found = []
-    if log.utilization is not None and log.utilization > STEP_BACK:
-        found.append(
-            Enlargement(
-                f"{_share_option(log)} {log.utilization - STEP_BACK:.2f}", None, None,
-                "a smaller pool, and more for what is allocated beside it",
-            )
-        )  # fmt: skip
+    why = "a smaller pool, and more for what is allocated beside it"
+    share = _share(log)
+    if log.pool_option == STARTUP_PLAN:
+        found = [Enlargement(log.pool_option, None, None, "measures again how large the pool may be")]
+    elif log.pool_option is not None:
+        found = [Enlargement(f"a smaller {log.pool_option}", None, None, why)]
+    elif share is not None and share > STEP_BACK:
+        found = [Enlargement(f"{_share_option(log)} {share - STEP_BACK:.2f}", None, None, why)]
+    else:
+        found = []
     return [*found, *_smaller_steps(log)]
 
 
@@ -98,13 +111,17 @@ def _after_oom(log: Account) -> list[Enlargement]:
 
 def _smaller_weights(log: Account) -> list[Enlargement]:
     """What helps a server whose weights did not fit."""
-    found = [
-        Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")
-    ]
+    found = _fewer_bits()
     if (log.tp or 1) < 8:
         split = f"--tensor-parallel-size {2 * (log.tp or 1)}"
         found.append(Enlargement(split, None, None, "half the weights a GPU"))
     return found
+
+
+def _fewer_bits() -> list[Enlargement]:
+    return [
+        Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")
+    ]
 
 
 _ELSEWHERE = {
@@ -119,8 +136,36 @@ _ELSEWHERE = {
         "end the processes that hold the GPU", None, None,
         "every rank has as little as the one with least (nvidia-smi lists them)",
     ),
+    "freed": Enlargement(
+        "start it again, once no other process on the GPU starts or ends", None, None,
+        "what it measures has to stand still meanwhile; --kv-cache-memory-bytes measures nothing",
+    ),
+    "images_cap": Enlargement(
+        "a smaller --mm-ipc-gpu-memory-gb", None, None, "it is taken out of what the cache would have",
+    ),
+    "killed": Enlargement(
+        "more memory of the host: a higher limit of its container, a node with more", None, None,
+        "weights pass through it, with /dev/shm and what is offloaded",
+    ),
 }  # fmt: skip
 """What helps a server that lacks memory which no pool of a GPU is made of."""
+
+_FEWER = {
+    "exhausted": (
+        Enlargement("a smaller --max-running-requests", None, None, "fewer share the pool"),
+        Enlargement(
+            "a larger --schedule-conservativeness", None, None, "requests are let in with more room to grow"
+        ),
+    ),
+    "window_cap": (Enlargement("a smaller --max-running-requests", None, None, "fewer windows are kept"),),
+    "states_exhausted": (
+        Enlargement(
+            "a larger --max-mamba-cache-size or --mamba-full-memory-ratio", None, None, "more slots of states"
+        ),
+        Enlargement("a smaller --max-running-requests", None, None, "fewer need a slot"),
+    ),
+}
+"""What helps a server that lets in more than its pool has room for, before the pool is enlarged."""
 
 
 def enlargements(log: Account) -> list[Enlargement]:
@@ -131,7 +176,15 @@ def enlargements(log: Account) -> list[Enlargement]:
         return _after_oom(log)
     if log.refused in _ELSEWHERE:
         return [_ELSEWHERE[log.refused]]
-    return [*_shorter_or_fewer(log), *_larger_share(log), *_narrower_cache(log), *_less_beside_it(log)]
+    if log.refused == "error" and log.pool_bytes is None:
+        return []
+    return [
+        *_FEWER.get(log.refused or "", ()),
+        *_shorter_or_fewer(log),
+        *_larger_share(log),
+        *_narrower_cache(log),
+        *_less_beside_it(log),
+    ]
 
 
 def _shorter_or_fewer(log: Account) -> list[Enlargement]:
@@ -160,8 +213,9 @@ def _larger_share(log: Account) -> list[Enlargement]:
         return [Enlargement(log.pool_option, None, None, why)]
     found = []
     highest, base = _highest(log)
-    if log.utilization is not None and log.utilization < highest < 1:
-        gained = None if base is None else round(base * (highest - log.utilization))
+    share = _share(log) if log.least_utilization is None else log.utilization or 0.0
+    if share is not None and share < highest < 1:
+        gained = None if base is None or log.utilization is None else round(base * (highest - share))
         found.append(
             Enlargement(
                 f"{_share_option(log)} {highest:.2f}", gained, _tokens(log, gained),
@@ -181,9 +235,9 @@ def _larger_share(log: Account) -> list[Enlargement]:
 
 def _highest(log: Account) -> tuple[float, int | None]:
     """The largest share to advise, and of what memory it is one."""
-    if log.engine != "sglang":
-        return min(HIGHEST_UTILIZATION, _free_share(log)), log.total_bytes
     highest = HIGHEST_UTILIZATION
+    if log.engine != "sglang" and log.least_utilization is None:
+        return min(highest, _free_share(log)), log.total_bytes
     if log.least_utilization is not None:
         highest = max(highest, floor(100 * log.least_utilization) / 100 + 0.01)
     elif log.left_bytes is not None and log.free_bytes and log.utilization is not None:
@@ -193,7 +247,7 @@ def _highest(log: Account) -> tuple[float, int | None]:
 
 
 def _why_as_much(log: Account) -> str:
-    if log.engine == "sglang" and log.least_utilization is not None:
+    if log.least_utilization is not None:
         return f"the engine says that it needs more than {log.least_utilization:g}"
     if log.engine == "sglang" and log.left_bytes is not None:
         return (
@@ -204,7 +258,7 @@ def _why_as_much(log: Account) -> str:
 
 
 def _narrower_cache(log: Account) -> list[Enlargement]:
-    if log.kv_dtype not in WIDE or not log.pool_tokens:
+    if log.kv_dtype not in WIDE or not (log.pool_tokens or log.refused == "too_long"):
         return []
     word = "fp8_e4m3" if log.engine == "sglang" else "fp8"
     return [
@@ -216,7 +270,7 @@ def _narrower_cache(log: Account) -> list[Enlargement]:
 
 def _less_beside_it(log: Account) -> list[Enlargement]:
     """What leaves more of the same memory to the pool."""
-    found = []
+    found = _fewer_bits() if log.refused == "no_pool" and log.weights_bytes else []
     if log.activation_bytes is not None and log.activation_bytes > (log.pool_bytes or 0) // 20:
         found.append(
             Enlargement(

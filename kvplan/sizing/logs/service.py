@@ -16,16 +16,20 @@ _RUNNING = re.compile(rf"\bRunning: ({_COUNT}) reqs|#running-req: ({_COUNT})")
 _WAITING = re.compile(rf"\b(?:Waiting|Pending): ({_COUNT}) reqs|#queue-req: ({_COUNT})")
 _USAGE = re.compile(rf"\w KV cache usage: ({_SHARE})%")
 """Of the device that vLLM names; the first that a line has, as V0 tells that of its swap space behind it."""
-_SHARES = re.compile(rf"(?:\b(full|swa|mamba) )?(?:token )?usage: ({_SHARE}),")
-"""Of SGLang's pools; the fullest of them decides."""
+_SHARES = re.compile(rf"(?<!allocated )(?:\b(full|swa|mamba) )?(?:token )?usage: ({_SHARE}),")
+_TWO_SHARES = re.compile(rf"usage: full=({_SHARE}), swa=({_SHARE}),")
+"""Of SGLang's pools; the fullest of them decides. What a decode server has promised is no use of one."""
 _POOLS = {"swa": "the pool of windows", "mamba": "the pool of states"}
 _RANK = re.compile(r"\bEngine (\d{1,6}): |\[[^\[\]]{0,60}?\b(DP\d{1,6})\b")
 """Whose report it is, where each rank has a pool: ``Engine 003: Avg ...``, ``[10:00:01 DP3 TP3] ...``."""
 _TOO_LONG = re.compile(
     r"Input prompt \(\d+ tokens\) is too long|longer than the KV cache pool size|"
-    r"not enough kv cache blocks to run the entire sequence"
+    r"not enough kv cache blocks to run the entire sequence|"
+    r"Input length \(\d+ tokens\) exceeds the maximum allowed length|"
+    r"Error: This model's maximum context length is \d+ tokens"
 )
 _HITS = re.compile(rf"(?<!MM )(?<!xternal )[Pp]refix cache hit rate: (?:GPU: )?({_SHARE})%")
+_EXTERNAL = re.compile(rf"External prefix cache hit rate: ({_SHARE})%")
 _NEW = re.compile(rf"#new-token: ({_COUNT}).{{0,40}}?#cached-token: ({_COUNT})")
 _PREEMPTED = re.compile(rf"\bPreemptions: ({_COUNT})|#retracted_reqs: ({_COUNT})")
 _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})")
@@ -34,7 +38,8 @@ _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})
 _CUES = (
     "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
     "cumulative_preemption", "kv cache usage: ", "input prompt (", "longer than the kv cache pool",
-    "not enough kv cache blocks", *CUES,
+    "not enough kv cache blocks", "exceeds the maximum allowed length",
+    "model's maximum context length is", *CUES,
 )  # fmt: skip
 
 FULL = 0.95
@@ -50,6 +55,7 @@ class Report:
         hit_ratio: of vLLM's last thousand requests.
         rank: whose pool it is about; '' where the line does not tell.
         too_long: it says that a request is longer than the pool, or than a request may be.
+        external_ratio: of tokens that were looked for elsewhere, by a KV connector, those found there.
     """
 
     line: int
@@ -66,12 +72,14 @@ class Report:
     pool: str = ""
     rank: str = ""
     too_long: bool = False
+    external_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """All reports of one start: the most that any says, the last hit ratio, how many were preempted or too
-    long, what became of drafts, which pool was the fullest, and how many ranks report."""
+    long, what became of drafts, which pool was the fullest, how many ranks report, and what connectors
+    found."""
 
     reports: int
     running: int | None
@@ -83,6 +91,7 @@ class Service:
     pool: str = ""
     ranks: int = 1
     too_long: int = 0
+    external_ratio: float | None = None
 
 
 def report(text: str, line: int, source: str) -> Report | None:
@@ -93,7 +102,7 @@ def report(text: str, line: int, source: str) -> Report | None:
     new = _NEW.search(text)
     usage, pool = _fullest(text, lowered)
     rank = _RANK.search(text)
-    hits = _HITS.search(text)
+    hits, external = _HITS.search(text), _EXTERNAL.search(text)
     return Report(
         line,
         _number(_RUNNING, text),
@@ -109,6 +118,7 @@ def report(text: str, line: int, source: str) -> Report | None:
         pool,
         "" if rank is None else rank[1] or rank[2],
         _TOO_LONG.search(text) is not None,
+        None if external is None else min(1.0, float(external[1]) / 100),
     )
 
 
@@ -117,7 +127,10 @@ def _fullest(text: str, lowered: str) -> tuple[float | None, str]:
     said = _USAGE.search(text)
     shares = [] if said is None else [(float(said[1]) / 100, "")]
     if "batch" in lowered:
-        shares += [(float(share), _POOLS.get(pool, "")) for pool, share in _SHARES.findall(text)]
+        named = _SHARES.findall(text)
+        if (two := _TWO_SHARES.search(text)) is not None:
+            named += [("full", two[1]), ("swa", two[2])]
+        shares += [(float(share), _POOLS.get(pool, "")) for pool, share in named]
     return max((share for share in shares if share[0] <= 1), key=lambda share: share[0], default=(None, ""))
 
 
@@ -148,6 +161,7 @@ def service(reports: Sequence[Report]) -> Service | None:
         full.pool,
         max(1, len({item.rank for item in reports if item.rank})),
         sum(item.too_long for item in reports),
+        next((item.external_ratio for item in reversed(reports) if item.external_ratio is not None), None),
     )
 
 
@@ -157,7 +171,9 @@ def sentences(found: Service, *, engine: str) -> list[str]:
     if not any(worked):
         return ["nothing ran whenever it reported"]
     most = [
-        f"at most {format_tokens(value)} {what}"
+        f"at most {format_tokens(value)} {what if value > 1 else what.replace('requests', 'request')}"
+        if value
+        else f"none {what.removeprefix('requests ')}"
         for what, value in (("requests ran", found.running), ("waited", found.waiting))
         if value is not None
     ]
@@ -171,6 +187,10 @@ def sentences(found: Service, *, engine: str) -> list[str]:
         whole = "" if engine == "sglang" else "of late, "
         said.append(
             f"{whole}{100 * found.hit_ratio:.1f}% of the prompt tokens were found in the prefix cache"
+        )
+    if found.external_ratio is not None:
+        said.append(
+            f"of late, {100 * found.external_ratio:.1f}% of what a KV connector was asked for was there"
         )
     if found.drafts is not None:
         said.append(sentence(found.drafts))

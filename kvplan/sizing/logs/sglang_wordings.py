@@ -84,7 +84,7 @@ SGLANG: tuple[tuple[str, str], ...] = (
     ("host_pool", "Allocating {host_gb} GB host memory for"),
     (
         "no_host_memory",
-        "Not enough host memory available. Requesting {asked_gb} GB but only have {left_gb} GB free",
+        "Not enough host memory<any>. Requesting {asked_gb} GB but only have {left_gb} GB free",
     ),
     *(
         (
@@ -96,6 +96,20 @@ SGLANG: tuple[tuple[str, str], ...] = (
         )
         for least in ("pre_model_load_memory", "min_per_gpu_memory")
     ),
+    ("no_host_memory", "No host memory is left for HiCache"),
+    ("tokens_capped", "max_total_tokens={asked_tokens} is larger than the profiled value {pool_tokens}."),
+    ("window_tokens", "window memory pool (all SWA). swa_layer_tokens={window_layer_tokens}"),
+    ("exhausted", "out of memory. Try to lower your batch size"),
+    ("exhausted", "alloc_req_slots runs out of memory"),
+    ("exhausted", "Out of memory. Please set a smaller number for `--max-running-requests`"),
+    ("exhausted", "No space left for only one request"),
+    ("states_exhausted", "Not enough space for mamba "),
+    ("killed", "died during initialization (exit code: -9)"),
+    ("killed", "Scheduler or DataParallelController<any>terminated with -9"),
+    ("stopped", "Scheduler hit an exception"),
+    ("stopped", "DataParallelController hit an exception"),
+    ("stopped", "TpModelWorkerClient hit an exception"),
+    ("stopped", "Received sigquit from a child process"),
     ("pool_end", "Memory pool end. avail mem={after_gib} GB"),
     ("no_pool", "Not enough memory. Please try to increase --mem-fraction-static"),
     (
@@ -105,6 +119,19 @@ SGLANG: tuple[tuple[str, str], ...] = (
             "Raise --mem-fraction-static above {least_utilization} "
         ),
     ),
+    *(
+        (
+            "window_cap",
+            (
+                f"SWA pool cap ({{cap_tokens}} tokens, {{asked_gib}} {unit}) leaves no room for the full "
+                f"KV pool within the available {{within_gib}} {unit}"
+            ),
+        )
+        for unit in ("GiB", "GB")
+    ),
+    ("no_pool", "cannot fit ONE worst-case request"),
+    ("no_pool", "Memory pool size is too small"),
+    ("no_pool", "max_running_request is zero"),
     ("no_pool", "Not enough GPU memory for hybrid (mamba/linear-attention) state cache"),
     ("no_pool", "(mamba/linear-attention) state cache is too small to serve any requests"),
     ("no_pool", "SWA pool ({window_tokens} tokens) cannot hold even one request"),

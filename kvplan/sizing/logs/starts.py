@@ -10,6 +10,7 @@ are mixed shows where one rank names two models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from kvplan.sizing.logs.lines import Fact
@@ -23,6 +24,11 @@ _SETTINGS = (
 )  # fmt: skip
 """What is said before anything is measured."""
 
+
+_FAILURES = ("error", "stopped", "killed")
+"""What is said in tracebacks and by parents, whichever rank it is about."""
+
+_DIGITS = re.compile(r"\d+")
 
 _FEWEST = 2
 """Measurements that show an engine at work: one line alone may be a library that both use."""
@@ -106,15 +112,36 @@ def _joined(starts: list[list[Fact]]) -> list[list[Fact]]:
 
 def _begins(heading: Fact, start: list[Fact]) -> bool:
     """Whether a heading is the first line of another start than the one under way."""
-    if not any(fact.name not in _SETTINGS for fact in start):
-        return False
+    if not any(fact.name not in (*_SETTINGS, "error") for fact in start):
+        return _said_again(heading, start)
     return not heading.rank or any(fact.rank == heading.rank and fact.line < heading.line for fact in start)
+
+
+def _said_again(heading: Fact, start: list[Fact]) -> bool:
+    """Whether a server that measured nothing ended in an error, as its heading comes once more."""
+    return _failed(start) and any(
+        fact.rank == heading.rank and _wording(fact) == _wording(heading)
+        for fact in start
+        if fact.name == heading.name
+    )
+
+
+def _wording(heading: Fact) -> str:
+    """Which line a heading is: an engine may say its version or its configuration in several."""
+    mark = configuration(heading.text) if heading.name == "options" else None
+    return _DIGITS.sub("", heading.text) if mark is None else mark[0]
+
+
+def _failed(start: list[Fact]) -> bool:
+    return any(fact.name in _FAILURES for fact in start)
 
 
 def _same_server(start: list[Fact], more: list[Fact]) -> bool:
     """Whether ``more`` is what other ranks of the same server say."""
     ranks, others = _measuring(start), _measuring(more)
     if start[0].engine != more[0].engine or not others or "" in ranks | others or ranks & others:
+        return False
+    if not ranks and _failed(start):
         return False
     if not (
         _is_headed(start) and _is_headed(more)
@@ -128,7 +155,7 @@ def _is_headed(start: list[Fact]) -> bool:
 
 
 def _measuring(start: list[Fact]) -> set[str]:
-    return {fact.rank for fact in start if fact.name not in _SETTINGS}
+    return {fact.rank for fact in start if fact.name not in (*_SETTINGS, *_FAILURES)}
 
 
 def _said(start: list[Fact], option: str) -> float | str | None:

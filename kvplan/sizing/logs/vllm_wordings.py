@@ -16,6 +16,7 @@ VLLM: tuple[tuple[str, str], ...] = (
     ("weights", "Model loading took {weights_gib} GiB"),
     ("weights", "Model loading took {weights_gib} GB"),
     ("weights", "Loading model weights took {weights_gib} GB"),
+    ("weights", "Loading model weights took {weights_gib} GiB"),
     ("weights", "Loading model weights took {weights_mib} MB"),
     (
         "profile",
@@ -65,6 +66,14 @@ VLLM: tuple[tuple[str, str], ...] = (
         (
             "Weights are held outside this process: of the {budget_gib} GiB utilization budget, "
             "{weights_gib} GiB is externally held and {own_gib} GiB remains"
+        ),
+    ),
+    ("cpu_space", "Explicitly set ({pool_gib}/{total_gib}) GiB for KV cache on node"),
+    (
+        "pool",
+        (
+            "Auto set ({pool_gib}/{total_gib}) GiB for KV cache on node<any>with {budget_gib} GiB requested "
+            "memory for the worker. {consumed_gib} GiB memory was consumed by non-kv usages"
         ),
     ),
     ("cpu_space", "VLLM_CPU_KVCACHE_SPACE<any> not set, using {pool_gib} by default"),
@@ -148,6 +157,42 @@ VLLM: tuple[tuple[str, str], ...] = (
         )
         for rest in ("", "/{budget_gib}")
     ),
+    (
+        "freed",
+        (
+            "Error in memory profiling. Initial free memory {free_gib} GiB, "
+            "current free memory {later_free_gib} GiB"
+        ),
+    ),
+    ("freed", "Error in memory profiling. Initial "),
+    (
+        "grew",
+        (
+            "Free memory grew by {grown_gib} GiB during profiling (initial {free_gib} GiB, "
+            "current {later_free_gib} GiB)"
+        ),
+    ),
+    (
+        "plan_unused",
+        (
+            "Startup plan not applied: current free memory ({free_gib} GiB) is below the recorded baseline "
+            "({baseline_gib} GiB)"
+        ),
+    ),
+    (
+        "no_pool",
+        (
+            "The worker already uses {consumed_gib} GiB (model weights and runtime), more than the "
+            "{budget_gib} GiB of CPU memory<any>to more than {least_utilization}, or"
+        ),
+    ),
+    (
+        "images_cap",
+        (
+            "frontend multimodal GPU decoding reserves {reserved_gib} GiB<any>"
+            "but only {pool_gib} GiB is available for the KV cache"
+        ),
+    ),
     ("no_pool", "No available memory for the cache blocks"),
     ("no_pool", "Cannot auto-fit max_model_len: not enough GPU memory"),
     (
@@ -188,6 +233,17 @@ VLLM: tuple[tuple[str, str], ...] = (
     ),
     ("longest", "estimated maximum model length is {longest_tokens}"),
     ("host_pool", "Created mmap file<any>({host_gb} GB)"),
+    ("host_pool", "SimpleCPUOffloadWorker:<any>allocating<any>CPU blocks ({host_gib} GB)"),
+    ("host_pool", "SimpleCPUOffloadWorker [CPU]:<any>CPU blocks ({host_gib} GB)"),
+    ("asleep", "Sleep mode freed {freed_gib} GiB memory, {held_gib} GiB memory is still in use"),
+    ("killed", "Failed core proc(s):<any>: -9"),
+    ("killed", "died unexpectedly (exit code: -9)"),
+    ("stopped", "EngineCore failed to start"),
+    ("stopped", "EngineCore encountered a fatal error"),
+    ("stopped", "WorkerProc failed to start"),
+    ("stopped", "WorkerProc hit an exception"),
+    ("stopped", "Engine process failed to start"),
+    ("stopped", "Engine core initialization failed"),
     ("prefixes_off", "disabling prefix caching"),
     ("prefixes_off", "without support for prefix caching: disabling"),
     ("prefixes_off", "chunked prefill and prefix caching to be disabled"),

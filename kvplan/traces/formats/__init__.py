@@ -8,6 +8,7 @@ from kvplan.errors import UnknownName
 from kvplan.traces.formats.contract import TraceFormat
 
 _MODULES = {
+    "sglang": "sglang_log",
     "tokens": "tokens",
     "bailian": "bailian",
     "mooncake": "mooncake",

@@ -49,11 +49,12 @@ class Row(msgspec.Struct, gc=False):
     block_size: int | None = None
 
 
-_DATED = re.compile(rb'"timestamp"\s*:\s*"')
+_OTHERWISE = re.compile(rb'"timestamp"\s*:\s*"|"(?:input|output)_length"\s*:\s*\d+\.')
+"""Dates, and lengths with decimal points, as pandas writes them: other readers' business."""
 
 
 def sniff(head: bytes, name: str) -> bool:
-    if _DATED.search(head.split(b"\n", 1)[0]):
+    if _OTHERWISE.search(head.split(b"\n", 1)[0]):
         return False
     keys = top_keys(head)
     if "timestamp" not in keys and timed((*SAYS_ARRIVAL, *SAYS_TIME), list(keys)):
@@ -99,7 +100,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         output_tokens = admit(line, arrival_s, prompt_tokens, row.output_length)
         if not output_tokens:
             continue
-        if row.hash_ids is None:
+        # An empty list says no more than none, unless the prompt is shorter than a block.
+        if row.hash_ids is None or (not row.hash_ids and prompt_tokens >= (options.block_size or BLOCK_SIZE)):
             prompt: TokenRuns = (unknown_run(index, prompt_tokens),)
             accounting.without_ids += 1
         else:

@@ -59,7 +59,10 @@ _SESSIONS = ("gen_ai.conversation.id", "session.id", "exgentic.session.id")
 
 
 def sniff(head: bytes, name: str) -> bool:
-    spans = any(key in head for key in (b'"spans"', b'"resourceSpans"', b'"span_id"', b'"spanId"'))
+    spans = any(
+        key in head
+        for key in (b'"spans"', b'"resourceSpans"', b'"resource_spans"', b'"span_id"', b'"spanId"')
+    )
     return spans and head.lstrip()[:1] in (b"{", b"[") and not all(key in head for key in _JAEGER)
 
 
@@ -198,13 +201,20 @@ def _unwrap(document: Any) -> Iterator[Any]:
             yield from _unwrap(item) if isinstance(item, dict) else (item,)
     elif isinstance(document, dict) and isinstance(document.get("spans"), list):
         yield from document["spans"]
-    elif isinstance(document, dict) and isinstance(document.get("resourceSpans"), list):
-        for resource in document["resourceSpans"]:
-            scopes = resource.get("scopeSpans") if isinstance(resource, dict) else None
-            for scope in scopes if isinstance(scopes, list) else ():
+    elif (resources := _listed(document, "resourceSpans", "resource_spans")) is not None:
+        for resource in resources:
+            scopes = _listed(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans")
+            for scope in scopes or ():
                 yield from _unwrap(scope)
     else:
         yield document
+
+
+def _listed(found: Any, *names: str) -> list[Any] | None:
+    """The list under the first of the names that has one: protobuf's own are camel case, Python's are not."""
+    if not isinstance(found, dict):
+        return None
+    return next((found[name] for name in names if isinstance(found.get(name), list)), None)
 
 
 def _attributes(raw: Any) -> dict[str, Any]:

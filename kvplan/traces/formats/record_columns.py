@@ -16,7 +16,7 @@ SAYS_ARRIVAL = (
     "arrival_times", "submit_time", "submitted_at", "sent_at", "send_time", "sent", "request_start",
     "request_start_time", "request_time", "request_timestamp", "request_start_timestamp", "received_at",
     "received", "receive_time", "queued_ts", "queued_at", "request_sent", "request_sent_at",
-    "request_arrival", "request_arrival_time", "arrival_date",
+    "request_arrival", "request_arrival_time", "arrival_date", "request_received_ts", "request_received_at",
 )  # fmt: skip
 """Names of the moment at which a request came, whatever else has a time."""
 SAYS_TIME = (
@@ -99,6 +99,12 @@ def columns_of(
     tokens = _among(TOKENS, header)
     if found["output_tokens"] is None or (found["prompt_tokens"] is None and tokens is None):
         missing = "output_tokens" if found["output_tokens"] is None else "prompt_tokens"
+        texts = [names.get(column.name, column.name) for column in counted(missing, header)]
+        if texts:
+            raise DataError(
+                f"the column {texts[0]!r} does not hold a number of tokens in most of the first rows",
+                where=where, hint="write whole numbers, like 1200",
+            )  # fmt: skip
         raise DataError(
             f"no column for {missing}; the columns are {', '.join(header[:12])}", where=where,
             hint=f"name it one of {', '.join(COUNTS[missing][:6])}",
@@ -211,7 +217,9 @@ def _arrival(
                 first, second = (names.get(column.name, column.name) for column in (columns[0], other))
                 raise DataError(
                     f"{first!r} and {second!r} could both be the arrival times, and differ", where=where,
-                    hint="remove or rename the one that is not meant",
+                    hint="write day and time in one column, like 2024-05-10 13:00:00"
+                    if {columns[0].name, other.name} == {"date", "time"}
+                    else "remove or rename the one that is not meant",
                 )  # fmt: skip
         if columns:
             return columns[0]

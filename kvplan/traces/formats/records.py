@@ -30,6 +30,10 @@ SAMPLE = 2_000
 """Rows by which columns, units and numbers are settled."""
 MOONCAKE = ("input_length", "output_length", "hash_ids")
 _MODELS = ("model", "model_id", "model_name", "request_model", "gen_ai_request_model")
+_KINDS = {"run_type": ("llm", "chat_model"), "span_kind": ("llm", "generation")}
+"""Columns that say what a row is of, and what calls of a model are called: others add up those below them."""
+_IDS = ("request_id", "id")
+"""Names that are one request's together: coding agents write a row a part of an answer, each with all."""
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 
@@ -94,6 +98,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             f"no arrival times in the trace{beside}: all requests arrive at 0 unless a rate is given"
         )
     scale = options.time_scale / options.rate_scale
+    seen: set[tuple[str, ...]] = set()
     for row in chain(sample, following):
         accounting.rows += 1
         index = accounting.rows - 1
@@ -101,6 +106,13 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         cells = row.cells
         if not fault and str(cells.get("benchmark_phase")) in _WARMING:
             fault = "belongs to the warm-up"
+        fault = fault or _no_call(cells)
+        if not fault and all(cells.get(name) for name in _IDS):
+            ids = tuple(str(cells[name]) for name in _IDS)
+            fault = (
+                "another part of a request above it (by its request's and its own id)" if ids in seen else ""
+            )
+            seen.add(ids)
         if fault:
             accounting.drop(fault, row.line)
             continue
@@ -204,6 +216,7 @@ class _Plan:
             *own.added,
             *_MODELS,
             "benchmark_phase",
+            *_KINDS,
         }
         names = [
             name for name in dict.fromkeys(name for row in rows for name in row.cells) if name not in used
@@ -259,6 +272,15 @@ def _models(rows: Sequence[Row]) -> str:
     if name is None or len(models) < 2:
         return ""
     return f"requests of {len(models)} models ({named(list(models))}) are read as one traffic"
+
+
+def _no_call(cells: dict[str, Any]) -> str:
+    """Why a row is no call of a model; empty where none says what it is of."""
+    for name, calls in _KINDS.items():
+        kind = cells.get(name)
+        if isinstance(kind, str) and kind and kind.lower().rpartition(".")[2] not in calls:
+            return f"not a model call (by its {name})"
+    return ""
 
 
 def _clash(row: Row, columns: Columns) -> str:

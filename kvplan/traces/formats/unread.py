@@ -25,6 +25,7 @@ _LOOKS = {
     "LMCache agent traces": ({"timestamp", "input", "output", "session_id"}, _TOKENIZER),
     "LLMServingSim": ({"input_toks", "output_toks"}, f"rewrite it as CSV: {OWN_TABLE}"),
     "ShareGPT": ({"conversations", "from", "value"}, f"{_TOKENIZER}; no arrival times"),
+    "WildChat conversations": ({"conversation_hash", "conversation", "role", "content"}, _TOKENIZER),
     "LMSYS conversations": ({"conversation", "role", "content"}, f"{_TOKENIZER}; no arrival times"),
     "an OpenAI batch": ({"custom_id", "body"}, f"{_TOKENIZER}; no arrival times"),
     "prompts for aiperf": ({"text_input"}, _TOKENIZER),
@@ -71,6 +72,8 @@ _SERVER = re.compile(
 )
 """What engines' logs say early."""
 
+_VLLM_REQUESTS = re.compile(rb"Received request \S{1,200}: |Added request \S{1,200}\.")
+
 _OWN = re.compile(rb'\s*\{\s*"schema"\s*:\s*"kvplan\.([a-z-]{1,20})/')
 
 _PARTED = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
@@ -106,6 +109,11 @@ def unrecognised(head: bytes, name: str) -> DataError:
         )
     if (error := _misshapen(head, name)) is not None:
         return error
+    if _VLLM_REQUESTS.search(head) is not None:
+        return DataError(
+            "this looks like vLLM's request log, which does not say how long answers were", where=where,
+            hint="spans do, which --otlp-traces-endpoint exports: they are read as OTLP JSON",
+        )  # fmt: skip
     if _SERVER.search(head) is not None:
         return DataError(
             "this looks like the log of a server, which is no trace", where=where,

@@ -106,7 +106,7 @@ def _rows_of(document: Any, name: str, notes: list[str]) -> list[Any]:
 
 def _of_columns(document: dict[str, Any]) -> list[Any] | None:
     """The rows of an object whose lists are columns; only those of one length with the prompts' belong."""
-    lists = {key: value for key, value in document.items() if isinstance(value, list)}
+    lists = {key: values for key, value in document.items() if (values := _column(value)) is not None}
     named = {_PLURALS.get(plain_name(key), plain_name(key)): key for key in lists}
     prompts = next((named[name] for name in COUNTS["prompt_tokens"] if name in named), None)
     if prompts is None or not any(name in named for name in COUNTS["output_tokens"]):
@@ -114,6 +114,13 @@ def _of_columns(document: dict[str, Any]) -> list[Any] | None:
     count = len(lists[prompts])
     columns = {name: lists[key] for name, key in named.items() if len(lists[key]) == count}
     return [{name: values[index] for name, values in columns.items()} for index in range(count)]
+
+
+def _column(value: Any) -> list[Any] | None:
+    """The items of a list, or of what pandas writes for one: an object with the rows' numbers as its keys."""
+    if isinstance(value, dict) and value and list(value) == [str(number) for number in range(len(value))]:
+        return list(value.values())
+    return value if isinstance(value, list) else None
 
 
 def _split(document: dict[str, Any]) -> list[Any] | None:

@@ -182,3 +182,12 @@ def test_reasons_do_not_grow_without_bound(reading):
     ]
     _, trace = reading(lines(row(), *bad))
     assert len(trace.report.dropped) == 1
+
+
+def test_an_empty_list_of_ids_says_nothing_of_the_content(reading) -> None:
+    rows = [
+        {"timestamp": 0, "input_length": length, "output_length": 5, "hash_ids": []} for length in (600, 700)
+    ]
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert [item.prompt_tokens for item in requests] == [600, 700]
+    assert trace.report.without_ids == 2

@@ -377,3 +377,65 @@ def test_rows_of_several_models_are_said(reading):
 def test_published_tables_that_a_spreadsheet_saved_again(reading, names, form):
     requests, _ = reading(table(names, [(form.format(row[0]), *row[1:]) for row in ROWS]), "a.csv")
     assert lengths(requests) == ROWS
+
+
+def test_rows_that_add_up_calls_of_a_model_are_no_requests(reading) -> None:
+    rows = [
+        {"id": "c", "run_type": "chain", "start_time": "2024-05-10T00:00:00", "prompt_tokens": 200, "completion_tokens": 40},
+        {"id": "a", "run_type": "llm", "start_time": "2024-05-10T00:00:00", "prompt_tokens": 90, "completion_tokens": 30},
+        {"id": "b", "run_type": "llm", "start_time": "2024-05-10T00:00:01", "prompt_tokens": 110, "completion_tokens": 10},
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(0.0, 90, 30), (1.0, 110, 10)]
+    assert list(trace.report.dropped) == ["not a model call (by its run_type)"]
+
+
+def test_columns_as_pandas_writes_them(reading) -> None:
+    """``DataFrame.to_json()``: an object of objects, by the number of the row."""
+    names = ("arrival_s", "prompt_tokens", "output_tokens")
+    columns = {
+        name: {str(number): row[place] for number, row in enumerate(ROWS)} for place, name in enumerate(names)
+    }
+    requests, _ = reading(json.dumps(columns), "trace.json")
+    assert lengths(requests) == ROWS
+
+
+def test_lengths_with_decimal_points_keep_their_blocks(reading) -> None:
+    """Pandas writes whole numbers so, where some row of a column has none."""
+    rows = [
+        {"timestamp": 1000.0 * n, "input_length": 1024.0, "output_length": 20.0, "hash_ids": [1, 2]}
+        for n in range(3)
+    ]
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(float(n), 1024, 20) for n in range(3)]
+    assert trace.report.block_size == 512
+
+
+def test_parts_of_one_answer_are_one_request(reading) -> None:
+    """As coding agents log them: a row a block of the answer, each with the usage of the whole."""
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 1000, "output_tokens": 20}
+    rows = [
+        {
+            "type": "assistant", "sessionId": "s", "requestId": request, "timestamp": f"2024-05-10T00:00:0{second}Z",
+            "message": {"id": message, "usage": usage},
+        }
+        for second, (request, message) in enumerate([("a", "m"), ("a", "m"), ("b", "n"), ("c", "n"), ("c", "n")])
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(row) + "\n" for row in rows))
+    assert lengths(requests) == [(0.0, 1010, 20), (2.0, 1010, 20), (3.0, 1010, 20)]
+    assert [entry.lines for entry in trace.report.dropped.values()] == [[2, 5]]
+
+
+def test_a_column_of_lengths_that_are_mostly_none_is_named(reading) -> None:
+    rows = [(float(n), "x" if n % 2 else 10, 5) for n in range(100)]
+    with pytest.raises(
+        DataError, match="'input_tokens' does not hold a number of tokens in most of the first rows"
+    ):
+        reading(table(("timestamp_s", "input_tokens", "output_tokens"), rows), "trace.csv")
+
+
+def test_day_and_time_apart_are_to_be_one_column(reading) -> None:
+    rows = [("2024-05-10", f"00:00:0{n}", 10, 5) for n in range(3)]
+    with pytest.raises(DataError, match="could both be the arrival times") as refused:
+        reading(table(("date", "time", "input_tokens", "output_tokens"), rows), "trace.csv")
+    assert "in one column" in (refused.value.hint or "")

@@ -161,3 +161,20 @@ def test_spans_of_openinference(reading, nested) -> None:
     assert trace.report.dropped["sums up the spans below it"].lines == [1]
     assert trace.report.dropped["not a model call (by its openinference.span.kind)"].lines == [3]
     assert "provider-reported cached tokens: 30 of 70 (42.9%)" in trace.report.notes
+
+
+def test_names_as_python_writes_protobufs_json(reading) -> None:
+    """``MessageToJson(..., preserving_proto_field_name=True)``."""
+    attributes = [
+        {"key": f"gen_ai.usage.{side}_tokens", "value": {"int_value": str(tokens)}}
+        for side, tokens in (("input", 100), ("output", 20))
+    ]
+    spans = [
+        {"trace_id": "t", "span_id": str(n), "start_time_unix_nano": str((1_700_000_000 + n) * 10**9), "attributes": attributes}
+        for n in range(3)
+    ]  # fmt: skip
+    requests, trace = reading(
+        json.dumps({"resource_spans": [{"scope_spans": [{"spans": spans}]}]}), "trace.json"
+    )
+    assert trace.format == "otel"
+    assert [item.arrival_s for item in requests] == [0.0, 1.0, 2.0]
