@@ -40,7 +40,9 @@ RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
 HYBRID = recordings("sglang-0.5.23-hybrid-pools.json.gz")
 KEEPING = recordings("sglang-0.5.23-decode-radix.json.gz")
 HOSTED = recordings("sglang-0.5.23-host-pools.json.gz")
-"""Prefill servers above host memory. A byte a page, and times of copies as of links."""
+"""Prefill servers above host memory, which takes a byte a page."""
+BESIDE = recordings("sglang-0.5.23-host-pools-beside.json.gz")
+"""The same with windows, recurrent states, or drafts."""
 
 
 class Line:
@@ -94,8 +96,8 @@ def host(run: dict[str, Any]) -> HierarchicalCache | None:
     """Host memory below prefill servers."""
     if "host" not in run:
         return None
-    pages, put_s, put_page_s, get_s, get_page_s, write = run["host"]
-    return HierarchicalCache(1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write)
+    pages, put_s, put_page_s, get_s, get_page_s, write, *more = run["host"]
+    return HierarchicalCache(1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write, *more)
 
 
 def digest_of_pools(recorder: Recorder) -> str:
@@ -111,8 +113,8 @@ def digest_of_pools(recorder: Recorder) -> str:
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize(
     "runs",
-    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING, HOSTED],
-    ids=["plain", "drafts", "ranks", "hybrid", "radix", "host"],
+    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING, HOSTED, BESIDE],
+    ids=["plain", "drafts", "ranks", "hybrid", "radix", "host", "host-beside"],
 )
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
@@ -203,3 +205,13 @@ def test_prefill_servers_with_host_memory_are_recorded() -> None:
         assert sum(run["loads"][0] > 0 for run in those) >= 10
     assert sum(run["instances"][0] > 1 and run["loads"][0] > 0 for run in HOSTED) >= 3
     assert sum(run["options"][2] for run in HOSTED) >= 3
+
+
+@pytest.mark.parametrize("kind", ["windows", "states", "drafts"])
+def test_what_else_prefill_servers_with_host_memory_have_is_recorded(kind: str) -> None:
+    runs = [run for run in BESIDE if kind in run or kind in run.get("beside", [()])[0]]
+    assert len(runs) >= 16
+    for overlap in (True, False):
+        those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert sum(run["loads"][0] > 1 for run in those) >= 4
+    assert {run["host"][5] for run in runs if run["loads"][0]} == {*WRITE_POLICIES}

@@ -79,6 +79,34 @@ def test_a_prefill_pool_of_its_own_kind_has_tiers_of_its_own() -> None:
     assert own.host.put.seconds(10**9, 1) < both.host.put.seconds(10**9, 1)
 
 
+HYBRID = {"gpu": "h200-sxm", "parallel.tp": 4, "engine.max_total_tokens": None}
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "sent"),
+    [
+        ("gpt-oss-20b", "host_capacity_window_blocks", "window_page_bytes"),
+        ("qwen3-next-80b-a3b", "host_capacity_states", "state_bytes"),
+    ],
+)
+def test_what_lies_beside_tokens_goes_to_the_host_too(model: str, told: str, sent: str) -> None:
+    flags = {key: value for key, value in {**LLAMA, **HYBRID, "model": model}.items() if value is not None}
+    found = run(POOLS, HOST, flags=flags)
+    assert metrics(found, "tiers prefill 0")[told] > 0
+    assert metrics(found, "disaggregation")["payload_bytes"] > 0
+    said = {item["name"] for item in found.result(["kvplan"])["assumptions"]}
+    assert {f"disaggregation.{sent}", "disaggregation.tiers"} <= said
+
+
+def test_pages_have_what_a_drafter_keeps_too() -> None:
+    flags = {**LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "workload.requests": 40}
+    plain = run(POOLS, HOST, flags=flags)
+    drafted = run(POOLS, HOST, "speculative={method: mtp, tokens: 1, acceptance: 0.7}", flags=flags)
+    pages = [metrics(found, "tiers prefill 0")["host_block_bytes"] for found in (plain, drafted)]
+    assert pages[1] * 61 == pages[0] * 62
+    assert metrics(drafted, "speculative decoding")["accepted"] > 0
+
+
 def test_a_sweep_may_begin_without() -> None:
     assert "tiers prefill 0" not in run(POOLS, "tiers={host: {memory: 0}}").recorder.sections
     assert "tiers prefill 0" in run(POOLS, "cache.host_memory=16GiB").recorder.sections

@@ -22,6 +22,10 @@ from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.recorder import RequestRow
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang_states.rules import StateRules
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
+from kvplan.engine.sglang_windows.windows import SlidingWindows
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
@@ -32,13 +36,13 @@ hosts = st.builds(
 
 
 def hosted(case: Case, host: HierarchicalCache | None) -> Case:
-    """The same with host memory below the prefill servers, one rank each and no drafts."""
+    """The same with host memory below the prefill servers, which have no ranks."""
     config, strategy, requests = case
     pools = {}
     for name in ("prefill", "decode"):
         plan = getattr(strategy, name)
         pools[name] = replace(plan, config=below_a_host(plan.config), ranks=None)
-    return below_a_host(config), replace(strategy, drafts=None, host=host, **pools), requests
+    return below_a_host(config), replace(strategy, host=host, **pools), requests
 
 
 def nodes_of(root: HostedNode) -> list[HostedNode]:
@@ -56,6 +60,30 @@ def test_a_host_that_holds_nothing_is_none(case: Case, write: WritePolicy) -> No
         return  # insertions are not counted then
     none = HierarchicalCache(1, 0, WAYS[2], WAYS[2], write)
     assert told(hosted(case, none)) == told(hosted(case, None))
+
+
+@examples(40)
+@given(deployments(), st.sampled_from(WRITE_POLICIES), st.integers(1, 40), st.integers(1, 60))
+def test_a_host_without_windows_or_states_is_none(
+    case: Case, write: WritePolicy, span: int, interval: int
+) -> None:
+    """One that holds nothing beside tokens has no use where these are needed, and here holds no tokens either."""
+    config, strategy, requests = hosted(case, None)
+    if write == "write_back" and config.radix_eviction_policy in ("lfu", "slru"):
+        return
+    own = strategy.prefill.config
+    assert isinstance(own, SglangConfig)
+    windows = WindowPools(
+        SlidingWindows(span, max(own.pool_tokens * 4 // 5, span + 3 * own.page_size), interval)
+    )
+    none = HierarchicalCache(1, 0, WAYS[2], WAYS[2], write, 3, 0)
+    for beside in (windows, RecurrentStates(StateRules(10_000))):
+        plain = replace(
+            strategy, drafts=None, prefill=replace(strategy.prefill, beside=beside),
+            decode=replace(strategy.decode, beside=beside),
+        )  # fmt: skip
+        below = replace(plain, host=none)
+        assert told((config, below, requests)) == told((config, plain, requests))
 
 
 @examples(80)
