@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kvplan.engine.config import EngineConfig
@@ -11,7 +11,9 @@ from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import Disaggregation
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.instance import one_full_group
+from kvplan.engine.strategy import Strategy
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.transfer import slower
@@ -28,6 +30,7 @@ from kvplan.scenario.sglang_disaggregation import (
     check_sglang,
     check_vllm,
     decode_options,
+    prefill_host,
     unchecked,
 )
 from kvplan.scenario.side import SECTION, Side, side_of
@@ -62,11 +65,12 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         side_of(scenario, deployment, "prefill", part.prefill),
         side_of(scenario, deployment, "decode", part.decode),
     )
-    payload = NO_PAYLOAD
+    payload, hosted = NO_PAYLOAD, None
     beside: tuple[Assumption, ...] = ()
     if scenario.engine.kind == "sglang":
         sides, beside = sides_beside(scenario, part, sides, decode_options(scenario, part))
         payload = payload_of(deployment, sides[0].plan.beside)
+        hosted = prefill_host(scenario, part, sides[0])
     prefill, decode = sides
     route, more = route_between(part, deployment, prefill, decode, lanes_of(scenario, part))
     strategy: Disaggregation | SglangDisaggregation
@@ -94,25 +98,40 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
             decode=decode.plan,
             options=decode_options(scenario, part),
             payload=payload,
+            host=None if hosted is None else _cache(hosted.strategy),
         )
         instances = strategy.pools(deployment.config)
         convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
         about = about_options(strategy.options, part, deployment.fit)
         more = (*more, *about, *beside, *about_payload(payload))
+        more = more if hosted is None else (*more, *hosted.assumptions)
     ranks = about_ranks(scenario, part)
-    return Chosen(
-        strategy,
-        (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *ranks, *more),
-        _warnings(scenario, sides),
-        instances,
-        _gpus(sides),
-        lambda draw: replace(
+
+    def perturbed(draw: Sequence[float]) -> Disaggregation | SglangDisaggregation:
+        changed = replace(
             strategy,
             route=tuple(replace(stage, carrier=slower(stage.carrier, draw[0])) for stage in route),
             prefill=prefill.perturbed(draw),
             decode=decode.perturbed(draw),
-        ),
+        )
+        if hosted is None or hosted.perturbed is None:
+            return changed
+        assert isinstance(changed, SglangDisaggregation)
+        return replace(changed, host=_cache(hosted.perturbed(draw)))
+
+    return Chosen(
+        strategy,
+        (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *ranks, *more),
+        (*_warnings(scenario, sides), *(() if hosted is None else hosted.warnings)),
+        instances,
+        _gpus(sides),
+        perturbed,
     )
+
+
+def _cache(strategy: Strategy) -> HierarchicalCache:
+    assert isinstance(strategy, HierarchicalCache)
+    return strategy
 
 
 def _handover(scenario: Scenario, part: DisaggregationPart) -> Handover:

@@ -52,8 +52,16 @@ def pools_of(scenario: Scenario) -> tuple[Pool, ...]:
     receives = "kv_consumer" if sends == "kv_producer" else sends
     return (
         _pool(PREFILL, own_scenario(scenario, parts.prefill), sends),
-        _pool(DECODE, own_scenario(scenario, parts.decode), receives),
+        _pool(DECODE, _without_tiers(own_scenario(scenario, parts.decode)), receives),
     )
+
+
+def _without_tiers(scenario: Scenario) -> Scenario:
+    """Decode instances have none: SGLang's are those of the prefill servers, and vLLM's go with no pools."""
+    if not scenario.has_tiers:
+        return scenario
+    cache = scenario.cache.model_copy(update={"host_memory": 0})
+    return scenario.model_copy(update={"tiers": None, "cache": cache})
 
 
 def own_scenario(scenario: Scenario, part: PoolPart) -> Scenario:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.disaggregation.sglang.options import (
@@ -12,10 +13,12 @@ from kvplan.engine.disaggregation.sglang.options import (
 )
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
+from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.pool_ranks import ranks_of
 from kvplan.scenario.pools import OPTIONS, own_scenario
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
+from kvplan.scenario.side import Side
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -117,6 +120,27 @@ def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOption
     return DecodeOptions(
         RESERVED_DECODE_TOKENS if reserve is None else reserve, slots, bool(pool.enable_radix_cache)
     )
+
+
+def prefill_host(scenario: Scenario, part: DisaggregationPart, side: Side) -> Chosen | None:
+    """``tiers`` below every prefill server; None without any.
+
+    Args:
+        side: the prefill pool.
+
+    Raises:
+        UsageError, UnknownName: as ``tiers``.
+    """
+    if not scenario.has_tiers:
+        return None
+    from kvplan.scenario.tiers import tiers
+
+    chosen = tiers(own_scenario(scenario, part.prefill), side.deployment)
+    where = Assumption(
+        f"{SECTION}.tiers", "prefill servers",
+        "each has this host tier (--enable-hierarchical-cache); decode servers have none",
+    )  # fmt: skip
+    return replace(chosen, assumptions=(where, *chosen.assumptions))
 
 
 def role_flags(part: DisaggregationPart, *, decodes: bool) -> str:

@@ -147,12 +147,12 @@ def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None
 def _tiers(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """``tiers``, ``cache.host_memory``, and ``engine.preemption`` other than recomputing.
 
-    A host tier of 0 bytes is none, so that a sweep can begin without.
+    Below SGLang's prefill servers they are a matter of ``disaggregation``.
     """
-    part = scenario.tiers
-    none = part is None or (part.host.memory == 0 and part.disk is None)
     preemption = getattr(scenario.engine, "preemption", "recompute")
-    if none and not scenario.cache.host_memory and preemption == "recompute":
+    if not scenario.has_tiers and preemption == "recompute":
+        return None
+    if scenario.engine.kind == "sglang" and scenario.disaggregation is not None:
         return None
     from kvplan.scenario.tiers import tiers
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from drafted_runs import recorded
-from recorded_runs import digest, digest_of_rows, recordings, request
+from recorded_runs import Way, digest, digest_of_rows, recordings, request
 
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.pool import Ranks
@@ -21,6 +21,8 @@ from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import PoolPlan
+from kvplan.engine.hicache.index import WRITE_POLICIES
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_states.rules import StateRules
@@ -37,6 +39,10 @@ DRAFTED = recordings("sglang-0.5.23-drafts-pools.json.gz")
 RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
 HYBRID = recordings("sglang-0.5.23-hybrid-pools.json.gz")
 KEEPING = recordings("sglang-0.5.23-decode-radix.json.gz")
+HOSTED = recordings("sglang-0.5.23-host-pools.json.gz")
+"""Prefill servers above host memory, which takes a byte a page."""
+BESIDE = recordings("sglang-0.5.23-host-pools-beside.json.gz")
+"""The same with windows, recurrent states, or drafts."""
 
 
 class Line:
@@ -86,12 +92,20 @@ def payload(run: dict[str, Any]) -> StatePayload:
     return NO_PAYLOAD
 
 
+def host(run: dict[str, Any]) -> HierarchicalCache | None:
+    """Host memory below prefill servers."""
+    if "host" not in run:
+        return None
+    pages, put_s, put_page_s, get_s, get_page_s, write, *more = run["host"]
+    return HierarchicalCache(1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write, *more)
+
+
 def digest_of_pools(recorder: Recorder) -> str:
-    """What became of windows or of states on all servers."""
+    """What became of windows, of states or of host memory on all servers."""
     found = {
         name: [[metric.name, metric.value] for metric in metrics]
         for name, metrics in sorted(recorder.sections.items())
-        if "windows" in name or "states" in name
+        if any(kind in name for kind in ("windows", "states", "tiers"))
     }
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
@@ -99,8 +113,8 @@ def digest_of_pools(recorder: Recorder) -> str:
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize(
     "runs",
-    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING],
-    ids=["plain", "drafts", "ranks", "hybrid", "radix"],
+    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING, HOSTED, BESIDE],
+    ids=["plain", "drafts", "ranks", "hybrid", "radix", "host", "host-beside"],
 )
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
@@ -113,6 +127,7 @@ def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
             DecodeOptions(*run["options"]),
             drafts_of(run),
             payload(run),
+            host(run),
         )
         rows: dict[str, RequestRow] = {}
         lines: list[str] = []
@@ -178,3 +193,25 @@ def test_decode_servers_that_keep_prefixes_are_recorded() -> None:
     assert len(KEEPING) >= 14
     assert sum(run["totals"][1] > 0 for run in KEEPING) >= 4
     assert sum(run["prefill"].get("page_size", 1) > 1 for run in KEEPING) >= 4
+
+
+def test_prefill_servers_with_host_memory_are_recorded() -> None:
+    assert len(HOSTED) >= 30
+    for write in WRITE_POLICIES:
+        assert sum(run["host"][5] == write and run["loads"][0] > 1 for run in HOSTED) >= 5
+    assert sum(run["loads"][1] > 0 for run in HOSTED) >= 4
+    for overlap in (True, False):
+        those = [run for run in HOSTED if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert sum(run["loads"][0] > 0 for run in those) >= 10
+    assert sum(run["instances"][0] > 1 and run["loads"][0] > 0 for run in HOSTED) >= 3
+    assert sum(run["options"][2] for run in HOSTED) >= 3
+
+
+@pytest.mark.parametrize("kind", ["windows", "states", "drafts"])
+def test_what_else_prefill_servers_with_host_memory_have_is_recorded(kind: str) -> None:
+    runs = [run for run in BESIDE if kind in run or kind in run.get("beside", [()])[0]]
+    assert len(runs) >= 16
+    for overlap in (True, False):
+        those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert sum(run["loads"][0] > 1 for run in those) >= 4
+    assert {run["host"][5] for run in runs if run["loads"][0]} == {*WRITE_POLICIES}

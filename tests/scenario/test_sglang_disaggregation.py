@@ -294,7 +294,6 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
             "disaggregation.through",
             "data-parallel",
         ),
-        ({"tiers.host.memory": "16GiB"}, "", "not simulated together"),
         (
             {
                 "model": "qwen3-next-80b-a3b",

@@ -277,13 +277,15 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
     def close(self) -> None:
         """Bring totals and metrics up to date; also after an interrupted run."""
         totals = self.recorder.totals
+        self.recorder.settle()
         for replica in self._instances:
+            # What it tells of its links is of the whole run, though nobody may finish there.
+            replica.recorder.totals.makespan_s = totals.makespan_s
             replica.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(replica.recorder.totals, name) for replica in self._instances))
         for name in _OF_PREFILL:
             setattr(totals, name, sum(getattr(prefill.recorder.totals, name) for prefill in self.prefills))
-        self.recorder.settle()
         self.recorder.sections["disaggregation"] = list(self.metrics())
         for name, pool in self._pools:
             for index, instance in enumerate(pool):

@@ -29,7 +29,7 @@ Times (each direction of the link is a queue):
 - The scheduler looks whether copies have arrived once per step, when it makes a batch.
 
 What lies beside tokens below the same tree: ``beside``; recurrent states: ``states``, sliding windows:
-``windows``; drafts: ``speculation.sglang.hicache``.
+``windows``; drafts: ``speculation.sglang.hicache``; below prefill servers: ``disaggregation.sglang.hosted``.
 
 Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, several ranks that
 disagree about what has arrived. Where nothing runs and nothing fits

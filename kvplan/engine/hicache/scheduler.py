@@ -33,8 +33,12 @@ class HierarchicalScheduler(SglangScheduler):
 
     def __init__(self, config: SglangConfig, pool: TokenPool, *, keep_schedule: bool = False) -> None:
         super().__init__(config, pool, keep_schedule=keep_schedule)
-        assert isinstance(pool.tree, HierarchicalIndex)
-        self.index = pool.tree
+        self.open_host()
+
+    def open_host(self) -> None:
+        """Begin with nothing on its way."""
+        assert isinstance(self.pool.tree, HierarchicalIndex)
+        self.index = self.pool.tree
         self.copies: Copies = self.index.copies
         self.host_tokens = self.cached_tokens = self.loads = self.refused = 0
         self._drained_s: float | None = None
@@ -51,11 +55,11 @@ class HierarchicalScheduler(SglangScheduler):
         """Nothing is left to do but to wait for copies, which is not idle yet (``is_fully_idle``)."""
         self._drained_s = self.copies.last_s
 
-    def schedule(self) -> SglangPlan:
+    def settle(self) -> SglangPlan | None:
         """As the base class, after a look at what has arrived."""
         self.copies.loaded_s = 0.0
         self.index.settle()
-        return super().schedule()
+        return super().settle()
 
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]

@@ -17,6 +17,8 @@ from kvplan.engine.tiers.line import Carrier
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from kvplan.engine.hicache.states.index import HostedStateIndex
+    from kvplan.engine.hicache.windows.index import HostedWindowIndex
     from kvplan.engine.sglang_states.rules import StateRules
     from kvplan.engine.sglang_states.strategy import RecurrentStates
     from kvplan.engine.sglang_windows.strategy import WindowPools
@@ -98,19 +100,11 @@ class HierarchicalCache:
             UsageError: the engine has no radix cache, or the classic one; see ``StateRules.check``,
                 ``SlidingWindows.check`` and ``Speculation.check_states``.
         """
-        self.check(config)
-        size = config.page_size
-        copies = Copies(
-            GatheredLine("to_host", self.put, self.page_bytes, self.beside_bytes),
-            GatheredLine("from_host", self.get, self.page_bytes, self.beside_bytes),
-            size,
-        )
-        host, drafts = HostMemory(self.pages * size), self.drafts
         if self.states is not None:
-            return self._with_states(self.states, config, latency, recorder, host, copies)
+            return self._with_states(self.states, config, latency, recorder)
         if self.windows is not None:
-            return self._with_windows(self.windows, config, latency, recorder, host, copies)
-        index = HierarchicalIndex(size, config.leaf_key, self.write, host, copies)
+            return self._with_windows(self.windows, config, latency, recorder)
+        index, drafts = self.index(config), self.drafts
         if drafts is None:
             return HierarchicalReplica(config, latency, recorder, index)
         from kvplan.engine.speculation.sglang.hicache import DraftedHierarchicalReplica
@@ -120,19 +114,59 @@ class HierarchicalCache:
             index=index,
         )  # fmt: skip
 
-    def _with_states(
-        self, states: StateRules, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
-        host: HostMemory, copies: Copies,
-    ) -> HierarchicalReplica:  # fmt: skip
+    def index(self, config: SglangConfig) -> HierarchicalIndex:
+        """The cache of one engine that keeps nothing beside tokens, empty.
+
+        Raises:
+            UsageError: as ``check``.
+        """
+        self.check(config)
+        return HierarchicalIndex(config.page_size, config.leaf_key, self.write, *self._memory(config))
+
+    def state_index(self, config: SglangConfig, states: StateRules) -> HostedStateIndex:
+        """The cache of one engine for a model with recurrent states, empty.
+
+        Raises:
+            UsageError: as ``check`` and ``StateRules.check``.
+        """
         from kvplan.engine.hicache.states.index import HostedStateIndex
         from kvplan.engine.hicache.states.memory import HostStates
+
+        self.check(config)
+        states.check(config)
+        memory = HostStates(self.host_beside)
+        return HostedStateIndex(config.page_size, config.leaf_key, self.write, *self._memory(config), memory)
+
+    def window_index(self, config: SglangConfig, windows: SlidingWindows) -> HostedWindowIndex:
+        """The cache of one engine for a model whose windows have a pool of their own, empty.
+
+        Raises:
+            UsageError: as ``check`` and ``SlidingWindows.check``.
+        """
+        from kvplan.engine.hicache.windows.index import HostedWindowIndex
+        from kvplan.engine.hicache.windows.memory import HostWindows
+
+        self.check(config)
+        windows.check(config)
+        memory = HostWindows(self.host_beside * config.page_size)
+        return HostedWindowIndex(
+            config.page_size, config.leaf_key, self.write, *self._memory(config), memory, windows
+        )
+
+    def _memory(self, config: SglangConfig) -> tuple[HostMemory, Copies]:
+        copies = Copies(
+            GatheredLine("to_host", self.put, self.page_bytes, self.beside_bytes),
+            GatheredLine("from_host", self.get, self.page_bytes, self.beside_bytes),
+            config.page_size,
+        )
+        return HostMemory(self.pages * config.page_size), copies
+
+    def _with_states(
+        self, states: StateRules, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> HierarchicalReplica:
         from kvplan.engine.hicache.states.replica import HostedStateReplica
 
-        states.check(config)
-        index = HostedStateIndex(
-            config.page_size, config.leaf_key, self.write, host, copies, HostStates(self.host_beside)
-        )
-        drafts = self.drafts
+        index, drafts = self.state_index(config, states), self.drafts
         if drafts is None:
             return HostedStateReplica(config, latency, recorder, states, index)
         from kvplan.engine.speculation.sglang.hicache_states import DraftedHostedStateReplica
@@ -144,17 +178,11 @@ class HierarchicalCache:
         )  # fmt: skip
 
     def _with_windows(
-        self, windows: SlidingWindows, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
-        host: HostMemory, copies: Copies,
-    ) -> HierarchicalReplica:  # fmt: skip
-        from kvplan.engine.hicache.windows.index import HostedWindowIndex
-        from kvplan.engine.hicache.windows.memory import HostWindows
+        self, windows: SlidingWindows, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> HierarchicalReplica:
         from kvplan.engine.hicache.windows.replica import HostedWindowReplica
 
-        windows.check(config)
-        size, memory = config.page_size, HostWindows(self.host_beside * config.page_size)
-        index = HostedWindowIndex(size, config.leaf_key, self.write, host, copies, memory, windows)
-        drafts = self.drafts
+        index, drafts = self.window_index(config, windows), self.drafts
         if drafts is None:
             return HostedWindowReplica(config, latency, recorder, windows, index)
         from kvplan.engine.speculation.sglang.hicache_windows import DraftedHostedWindowReplica

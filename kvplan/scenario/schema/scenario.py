@@ -49,6 +49,15 @@ class Scenario(Part):
     price: PricePart = PricePart()
     seed: Natural = 0
 
+    @property
+    def has_tiers(self) -> bool:
+        """Whether there is memory below the device; a host tier of 0 bytes is none, so that a sweep can begin
+        without."""
+        tiers = self.tiers
+        return self.cache.host_memory > 0 or (
+            tiers is not None and (tiers.host.memory > 0 or tiers.disk is not None)
+        )
+
     def sources(self) -> dict[str, str]:
         """What it names that may be a file that is read, in words, and its name."""
         named = {

@@ -11,6 +11,10 @@ instance samples the first token, sends it behind the cache, and the decode inst
 
 Read ``prefill`` and ``decode`` for the queues of the two kinds of instance, ``engine`` for what happens
 between them, ``ranks`` for data-parallel attention, ``windows`` and ``states`` for pools beside the tokens
-(``payload``: what is sent of them), ``radix`` for decode servers that keep prefixes. With drafts:
-``speculation.sglang.pools``.
+(``payload``: what is sent of them), ``radix`` for decode servers that keep prefixes, ``hosted`` and
+``hosted_beside`` for host memory below prefill servers. With drafts: ``speculation.sglang.pools`` and
+``hosted_pools``.
+
+Not simulated: host memory below decode servers (``enable_decode_hicache``), whose prefixes come back from the
+host while the rest of a prompt is on its way.
 """

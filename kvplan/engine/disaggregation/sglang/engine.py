@@ -20,6 +20,7 @@ from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica
 from kvplan.engine.disaggregation.sglang.ranks import ServerRanks, router_of
 from kvplan.engine.disaggregation.sglang.servers import decode_server, prefill_server
 from kvplan.engine.disaggregation.sglang.transit import Transit
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
@@ -48,6 +49,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         block_bytes: KV bytes of a page, all layers and ranks together, as stored.
         options: of the decode instances.
         payload: what is sent beside pages.
+        host: host memory below every prefill server; None: none.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         block_bytes: int,
         options: DecodeOptions,
         payload: StatePayload = NO_PAYLOAD,
+        host: HierarchicalCache | None = None,
     ) -> None:
         self.options = options
         self.payload = payload
+        self.host = host
         self.payload_bytes = 0
         self.block_bytes = block_bytes
         self.page = prefill.config.block_size
@@ -88,7 +92,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
 
     def make_prefill(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """A prefill server, or a rank of one."""
-        return prefill_server(config, latency, recorder, self, self.pools[0].beside)
+        return prefill_server(config, latency, recorder, self, self.pools[0].beside, self.host)
 
     def make_decode(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """A decode server, or a rank of one."""

@@ -15,10 +15,12 @@ class Server:
 
     Attributes:
         parked: nothing runs and nothing fits, until something reaches it.
+        wakes_s: when a parked one goes on by itself.
     """
 
     clock: float
     parked = False
+    wakes_s = float("inf")
     _stalled: bool
 
     @property
@@ -43,6 +45,8 @@ class Server:
     @property
     def next_s(self) -> float:
         """See ``Actor``."""
+        if self.parked and self.busy:
+            return self.wakes_s
         return self.clock if self.works and self.noticeable else float("inf")
 
     def catch_up(self, now: float) -> None:
@@ -66,6 +70,13 @@ class SglangInstance(SglangReplica, Server):
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
         raise NotImplementedError
+
+    def advance(self, until: float) -> None:
+        """See ``Actor``; a parked one goes on when it wakes."""
+        if self.parked and self.wakes_s < until:
+            self.parked = False
+            self.clock = self.wakes_s
+        super().advance(until)
 
     @property
     def members(self) -> Sequence[Self]:
@@ -104,5 +115,10 @@ class SglangInstance(SglangReplica, Server):
 
     def _wait(self, clock: float, until: float) -> float:
         """See the base class: until something reaches it, which nobody here knows."""
-        self.parked = self.stopped = True
+        self.park(float("inf"))
         return clock
+
+    def park(self, wakes_s: float) -> None:
+        """Stand still until something reaches it, or until then."""
+        self.parked = self.stopped = True
+        self.wakes_s = wakes_s

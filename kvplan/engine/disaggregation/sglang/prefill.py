@@ -22,6 +22,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.traces.request import Request
 
@@ -46,8 +47,10 @@ class PrefillScheduler(SglangScheduler):
 
     request_type: type[SglangRequest] = HandedSglangRequest
 
-    def __init__(self, config: SglangConfig, *, keep_schedule: bool) -> None:
-        super().__init__(config, keep_schedule=keep_schedule)
+    def __init__(
+        self, config: SglangConfig, pool: TokenPool | None = None, *, keep_schedule: bool = False
+    ) -> None:
+        super().__init__(config, pool, keep_schedule=keep_schedule)
         self.open_queues()
 
     def open_queues(self) -> None:
@@ -94,16 +97,21 @@ class PrefillScheduler(SglangScheduler):
         """See the base class (``get_next_disagg_prefill_batch_to_run``, and the queues around it)."""
         self._let_go_of_sent()
         self._pop_bootstrapped()
+        before = self.settle()
+        continued = self.chunked is not None
+        plan = self._prefill_batch(before) or self.new_plan()
+        self.held += len(plan.extends) - (continued and bool(plan.extends))
+        self.last = plan if plan.extends else None
+        return plan
+
+    def settle(self) -> SglangPlan | None:
+        """See the base class (``process_prefill_chunk``); nobody joins a running batch."""
         chunked = self.chunked
         if chunked is not None:
             # Where the pool had nothing for it, too: what it has in the tree is used again.
             self.pool.checkpoint(chunked, chunked.computed)
             chunked.prefix = chunked.computed
-        continued = chunked is not None
-        plan = self._prefill_batch(None) or self.new_plan()
-        self.held += len(plan.extends) - (continued and bool(plan.extends))
-        self.last = plan if plan.extends else None
-        return plan
+        return None
 
     def _let_go_of_sent(self) -> None:
         """``process_disagg_prefill_inflight_queue``: what has come elsewhere stays in the tree only."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from kvplan.engine.disaggregation.sglang.decode import DecodeEvents, DecodeReplica
+from kvplan.engine.disaggregation.sglang.hosted import HostedPrefillReplica
+from kvplan.engine.disaggregation.sglang.hosted_beside import (
+    HostedStatePrefillReplica,
+    HostedWindowPrefillReplica,
+)
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillEvents, PrefillReplica
 from kvplan.engine.disaggregation.sglang.radix import RadixDecodeReplica
 from kvplan.engine.disaggregation.sglang.states import StateDecodeReplica, StatePrefillReplica
 from kvplan.engine.disaggregation.sglang.windows import WindowDecodeReplica, WindowPrefillReplica
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -21,13 +27,16 @@ Beside: TypeAlias = RecurrentStates | WindowPools | None
 
 
 def prefill_server(
-    config: SglangConfig, latency: LatencyModel, recorder: Recorder, events: PrefillEvents, beside: Beside
-) -> PrefillReplica:
+    config: SglangConfig, latency: LatencyModel, recorder: Recorder, events: PrefillEvents, beside: Beside,
+    host: HierarchicalCache | None,
+) -> PrefillReplica:  # fmt: skip
     """A prefill server, or a rank of one.
 
     Raises:
-        UsageError: its options do not go with what it has beside its tokens.
+        UsageError: its options do not go with what it has beside its tokens, or below them.
     """
+    if host is not None:
+        return _hosted(config, latency, recorder, events, beside, host)
     if beside is None:
         return PrefillReplica(config, latency, recorder, events)
     if isinstance(beside, WindowPools):
@@ -35,6 +44,24 @@ def prefill_server(
         return WindowPrefillReplica(config, latency, recorder, events, beside.windows)
     beside.rules.check(config)
     return StatePrefillReplica(config, latency, recorder, events, beside.rules)
+
+
+def _hosted(
+    config: SglangConfig, latency: LatencyModel, recorder: Recorder, events: PrefillEvents, beside: Beside,
+    host: HierarchicalCache,
+) -> HostedPrefillReplica:  # fmt: skip
+    """A prefill server above host memory."""
+    if beside is None:
+        return HostedPrefillReplica(config, latency, recorder, events, host.index(config))
+    if isinstance(beside, WindowPools):
+        windows = beside.windows
+        return HostedWindowPrefillReplica(
+            config, latency, recorder, events, windows, host.window_index(config, windows)
+        )
+    states = beside.rules
+    return HostedStatePrefillReplica(
+        config, latency, recorder, events, states, host.state_index(config, states)
+    )
 
 
 def decode_server(

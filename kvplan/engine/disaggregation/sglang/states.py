@@ -33,7 +33,7 @@ class StateHandedRequest(StateRequest, HandedRequest):
 class StatePrefillScheduler(PrefillScheduler, StateScheduler):
     """Nobody decodes here; states are kept where prefill ends a step."""
 
-    request_type = StateHandedRequest
+    request_type: type[SglangRequest] = StateHandedRequest
 
     def __init__(self, config: SglangConfig, pool: StatePool, *, keep_schedule: bool) -> None:
         StateScheduler.__init__(self, config, pool, keep_schedule=keep_schedule)
@@ -61,7 +61,7 @@ class StatePrefillReplica(PrefillReplica, StateReplica):
 class StateDecodeScheduler(DecodeScheduler, StateScheduler):
     """Who has room for a prompt has a slot for its states."""
 
-    request_type = StateHandedRequest
+    request_type: type[SglangRequest] = StateHandedRequest
     pool: StatePool
 
     def __init__(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.strategy import PoolPlan, check_block_sizes
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -33,6 +35,7 @@ class SglangDisaggregation:
         options: of the decode servers.
         drafts: what both pools draft with; None: nothing.
         payload: what is sent beside pages.
+        host: host memory below every prefill server; None: none.
     """
 
     route: tuple[Stage, ...]
@@ -42,6 +45,7 @@ class SglangDisaggregation:
     options: DecodeOptions
     drafts: Speculation | None = None
     payload: StatePayload = NO_PAYLOAD
+    host: HierarchicalCache | None = None
     holds_on: ClassVar[bool] = True
 
     @property
@@ -83,7 +87,7 @@ class SglangDisaggregation:
         Raises:
             UsageError: no instances, pools of different page sizes, a queue with priorities or a limit,
                 drafts of another model, or above a pool for states or for windows, options that do not go
-                with such a pool.
+                with such a pool, ranks above host memory, or no radix cache that goes on in it.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -93,6 +97,8 @@ class SglangDisaggregation:
             _check_queue(pool.sglang)
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
         cached = self.options.enable_radix_cache
+        if self.host is not None:
+            _check_host(self.host, prefill)
         decode.config = replace(decode.sglang, disable_radix_cache=not cached)
         if cached and (self.drafts is not None or decode.beside is not None):
             raise UsageError(
@@ -108,7 +114,20 @@ class SglangDisaggregation:
 
             kind = partial(SglangDraftingPools, self.drafts)
         return kind(
-            prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options
+            prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options,
+            host=self.host,
+        )  # fmt: skip
+
+
+def _check_host(host: HierarchicalCache, prefill: Pool) -> None:
+    """Refuse what is not simulated on prefill servers with host memory."""
+    host.check(prefill.sglang)
+    if prefill.ranks is not None:
+        raise UsageError(
+            "host memory of SGLang's prefill servers is not simulated with ranks of data-parallel attention, "
+            "which agree on what has arrived",
+            where="tiers",
+            hint="leave one of the two out, or give every server one rank",
         )
 
 

@@ -41,7 +41,7 @@ class WindowHandedRequest(WindowRequest, HandedRequest):
 class WindowPrefillScheduler(PrefillScheduler, WindowScheduler):
     """Nobody decodes here; windows go on with the chunks of a prompt."""
 
-    request_type = WindowHandedRequest
+    request_type: type[SglangRequest] = WindowHandedRequest
 
     def __init__(self, config: SglangConfig, pool: WindowPool, *, keep_schedule: bool) -> None:
         WindowScheduler.__init__(self, config, pool, keep_schedule=keep_schedule)
@@ -81,7 +81,7 @@ class RetractableWindows(Retractable):
 class WindowDecodeScheduler(DecodeScheduler, WindowScheduler):
     """Both pools must have room."""
 
-    request_type = WindowHandedRequest
+    request_type: type[SglangRequest] = WindowHandedRequest
 
     def __init__(
         self, config: SglangConfig, options: DecodeOptions, pool: WindowPool, *, keep_schedule: bool

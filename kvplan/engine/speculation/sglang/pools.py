@@ -15,11 +15,13 @@ from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.transit import HANDED_COUNTERS, HandedRequest
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.metrics import SECTION, metrics
+from kvplan.engine.speculation.sglang.pool import DraftedPool
 from kvplan.engine.speculation.sglang.request import DRAFT_COUNTERS, DraftedRequest
 from kvplan.engine.speculation.sglang.scheduler import DraftedSglangScheduler
 from kvplan.engine.speculation.strategy import Speculation
@@ -34,11 +36,14 @@ class DraftedHandedRequest(DraftedRequest, HandedRequest):
 class DraftedPrefillScheduler(PrefillScheduler, DraftedSglangScheduler):
     """Nothing is verified here; EAGLE's radix tree knows a token by the one behind it, too."""
 
-    request_type = DraftedHandedRequest
+    request_type: type[DraftedRequest] = DraftedHandedRequest
 
-    def __init__(self, config: SglangConfig, drafts: Speculation, *, keep_schedule: bool) -> None:
+    def __init__(
+        self, config: SglangConfig, drafts: Speculation, pool: DraftedPool | None = None, *,
+        keep_schedule: bool,
+    ) -> None:  # fmt: skip
         DraftedSglangScheduler.__init__(
-            self, config, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule
+            self, config, drafts.rules, drafts.acceptance, pool, keep_schedule=keep_schedule
         )
         self.open_queues()
 
@@ -111,13 +116,21 @@ class SglangDraftingPools(SglangPoolsEngine):
         route: tuple[Stage, ...],
         block_bytes: int,
         options: DecodeOptions,
+        host: HierarchicalCache | None = None,
     ) -> None:
         self.drafts = drafts
-        super().__init__(prefill, decode, recorder, route=route, block_bytes=block_bytes, options=options)
+        super().__init__(
+            prefill, decode, recorder, route=route, block_bytes=block_bytes, options=options, host=host
+        )
 
     def make_prefill(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
-        return DraftedPrefillReplica(config, latency, recorder, self, self.drafts)
+        if self.host is None:
+            return DraftedPrefillReplica(config, latency, recorder, self, self.drafts)
+        from kvplan.engine.speculation.sglang.hosted_pools import DraftedHostedPrefillReplica
+
+        index = self.host.index(config)
+        return DraftedHostedPrefillReplica(config, latency, recorder, self, self.drafts, index)
 
     def make_decode(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """See the base class."""
