@@ -104,7 +104,8 @@ def test_a_distribution_names_the_values_of_its_percentiles(result_document):
 
 
 @pytest.mark.parametrize(
-    ("end_s", "unit", "end"), [(299.0, "seconds", 299.0), (1200.0, "minutes", 20.0), (36_000.0, "hours", 10.0)]
+    ("end_s", "unit", "end"),
+    [(299.0, "seconds", 299.0), (1200.0, "minutes", 20.0), (36_000.0, "hours", 10.0)],
 )
 def test_time_is_told_in_the_unit_that_suits_the_run(result_document, end_s: float, unit: str, end: float):
     document = result_document("full")
