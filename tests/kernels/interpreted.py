@@ -18,6 +18,8 @@ from triton.runtime import interpreter
 _builtins: dict[Any, list[str]] = {}
 _languages: dict[int, list[Any]] = {}
 _whole = interpreter._patch_lang
+_elements: dict[str, Any] = {}
+_element = interpreter._get_np_dtype
 
 
 def _names(package: Any) -> list[str]:
@@ -47,10 +49,19 @@ def _patch_lang(fn: Any) -> Any:
     return _whole(fn)
 
 
+def _get_np_dtype(dtype: Any) -> Any:
+    """As the interpreter's own, which makes a table of all of them at every call."""
+    scalar = dtype.scalar
+    if scalar.name not in _elements:
+        _elements[scalar.name] = _element(scalar)
+    return _elements[scalar.name]
+
+
 def remember_builtins() -> None:
     """From now on, in this process."""
     interpreter._patch_builtin = _patch_builtin
     interpreter._patch_lang = _patch_lang
+    interpreter._get_np_dtype = _get_np_dtype
 
 
 @triton.constexpr_function
