@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from operator import mul
 from statistics import NormalDist
 
 Draw = int | Sequence[float]
@@ -30,10 +32,12 @@ def normals(draw: Draw, stream: str) -> Callable[[], float]:
     return lambda: next(given)
 
 
-def design(members: int, dimensions: int, seed: str) -> list[tuple[float, ...]]:
+@lru_cache(maxsize=64)
+def design(members: int, dimensions: int, seed: str) -> tuple[tuple[float, ...], ...]:
     """A Latin hypercube of ``members`` points of ``dimensions`` standard normal numbers each.
 
-    In each dimension the mean is 0 and the mean square 1.
+    In each dimension the mean is 0 and the mean square 1. Kept, as it takes longer than a short run: every
+    point of a sweep asks for the same, and every round of a fit for that of the round before it began anew.
     """
     rng = random.Random(seed)
     quantiles = [NormalDist().inv_cdf((index + 0.5) / members) for index in range(members)]
@@ -44,12 +48,8 @@ def design(members: int, dimensions: int, seed: str) -> list[tuple[float, ...]]:
         best, least = list(quantiles), math.inf
         for _ in range(_TRIES if columns else 1):
             order = rng.sample(quantiles, members)
-            worst = max((abs(sum(map(_times, order, column))) for column in columns), default=0.0)
+            worst = max((abs(sum(map(mul, order, column))) for column in columns), default=0.0)
             if worst < least:
                 best, least = order, worst
         columns.append(best)
-    return list(zip(*columns, strict=True))
-
-
-def _times(a: float, b: float) -> float:
-    return a * b
+    return tuple(zip(*columns, strict=True))

@@ -431,6 +431,19 @@ def test_requests_in_flight_keep_an_engine_busy_up_to_the_limit() -> None:
     assert mean(6) == pytest.approx(6.0, rel=0.05)
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_an_answer_among_steps_taken_in_bulk_is_heard_at_once(overlap: bool) -> None:
+    """Answers of many lengths, and nobody waits in the engine: no other request ends the steps that decide nothing."""
+    config = replace(ROOMY, async_scheduling=overlap)
+    workload = [
+        request._replace(output=((10**6 + 1000 * n, 7 + 19 * n % 60),), output_tokens=7 + 19 * n % 60)
+        for n, request in enumerate(fixed(24))
+    ]
+    loop = Loop(3, conversations=False, reaction_s=0.004)
+    reference = play(lambda r: ReferenceEngine(config, CLOCK, r), workload, loop, log=False)
+    assert play(lambda r: Replica(config, CLOCK, r), workload, loop, log=False).told == reference.told
+
+
 def test_a_turn_waits_for_the_answer_and_then_thinks() -> None:
     first, second, third = fixed(3)
     workload = [first, second._replace(follows=("0", 1.5)), third._replace(follows=("0", 0.25))]

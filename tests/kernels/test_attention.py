@@ -69,6 +69,7 @@ def test_rounding_operands_to_fp16_as_a_gpu_does_stays_within_its_bound(case: Ca
 def test_many_heads_share_a_latent_tile(monkeypatch):
     # As on Hopper: 64 query columns to a program, and two programs for 80 heads.
     monkeypatch.setattr(variants_mla, "mla_columns", lambda columns, target: 64)
+    monkeypatch.setattr(reduce, "lots_at_once", one_lot)
     case = Case("mla_bf16", (70,), block_size=64, group=80, splits=2)
     built = cases.build(case)
     for fused in (False, True):

@@ -94,6 +94,13 @@ def test_what_is_no_curve_is_refused(points):
         MeasuredLink("host", points)
 
 
+@given(sizes, st.integers(1, 10_000), st.sampled_from([2, 4, 8]))
+def test_every_lane_issues_its_own_pieces(size, pieces, lanes):
+    link = SpecLink("pcie", 1e-5, 5e10)
+    alone = transfer_seconds(link, size, pieces=pieces)
+    assert transfer_seconds(link, lanes * size, pieces=lanes * pieces, lanes=lanes) == alone
+
+
 def test_many_small_pieces_are_bound_by_issuing_them():
     link = SpecLink("pcie", 10e-6, 55e9)
     assert transfer_seconds(link, 10_000 * 4096, pieces=10_000) == pytest.approx(10e-6 + 9_999 * ISSUE_S)

@@ -10,6 +10,8 @@ from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.fit.profile_file import profile_text, read_profile, restore_kernel
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.profile import profile_names, profile_path
+from kvplan.sizing.size import size_model
+from kvplan.specs.catalog import load_gpu, load_model
 
 
 def decode(requests, context):
@@ -145,6 +147,14 @@ def test_shapes_outside_the_measured_range_warn_and_widen(clock_of):
     clock = clock_of("profile", "gemma-2-27b")
     assert any("lm_head" in text for text in clock.warnings)
     assert clock.accuracy()["bands"]["tpot"] == [-0.3, 0.3]
+
+
+@pytest.mark.parametrize("model", ["qwen3-next-80b-a3b", "qwen3.5-27b"])
+def test_a_sequence_has_its_state_read_and_written_no_faster_than_memory_is(clock_of, model):
+    gpu, spec = load_gpu("h100-sxm"), load_model(model)
+    moved = 2 * size_model(spec, context_tokens=1).state_bytes_per_sequence
+    least = moved / gpu.bandwidth_bytes_per_s
+    assert least <= clock_of("profile", model, weights="fp8").model.tables.sequence_s <= 1.5 * least
 
 
 def test_one_gpu_has_no_collective_and_two_have(clock_of):

@@ -152,6 +152,13 @@ def test_quantizing_halves_the_wire_and_pays_at_memory_speed() -> None:
     assert [item.name for item in half.assumptions()][-1] == "transfer.device to host.convert"
 
 
+@given(st.integers(0, 1 << 36), st.sampled_from([2, 4, 8]), st.sampled_from([1, 2]))
+def test_every_gpu_converts_what_goes_over_its_own_lane(size: int, lanes: int, ends: int) -> None:
+    alone = quantized(device_to_host(H100), H100, ratio=0.5, ends=ends)
+    together = quantized(device_to_host(H100, lanes=lanes), H100, ratio=0.5, ends=ends)
+    assert together.convert_seconds(lanes * 2 * size) == pytest.approx(alone.convert_seconds(2 * size))
+
+
 def test_a_measured_copy_rate_converts(own_profile: Path) -> None:
     plain = quantized(device_to_host(H100), H100, ratio=0.5)
     own = quantized(device_to_host(H100), H100, ratio=0.5, profile=str(own_profile))

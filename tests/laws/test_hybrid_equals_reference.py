@@ -63,7 +63,7 @@ def reference_of(config: EngineConfig, requests: list[Request]) -> list[str]:
     return reference[0]
 
 
-OFTEN = fuzz(500)
+OFTEN = fuzz(250)
 
 
 @OFTEN

@@ -168,7 +168,7 @@ def test_the_commands_run(flags: list[str], capsys: pytest.CaptureFixture[str]):
             assert app.run([*words[1:], "-q", "-j", "1", "--longest", "60", "--most-gpus", "8"]) in (0, 3)
         elif words[1] == "sweep":
             # 3: no load so low meets the objective.
-            assert app.run([*words[1:], "-q", "-j", "1"]) in (0, 3), step.command
+            assert app.run([*words[1:], "-q", "-j", "1", "--longest", "60"]) in (0, 3), step.command
         else:
             # What helps need not be enough for an objective.
             assert app.run([*words[1:], "-q"]) in ((0, 3) if "slo." in step.command else (0,)), step.command

@@ -19,7 +19,7 @@ from kvplan.reporting.palette import DARK, LIGHT
 from kvplan.reporting.scales import bounds, position, ticks
 from kvplan.reporting.step_time import PARTS
 from kvplan.reporting.svg import render
-from kvplan.reporting.wording import significant
+from kvplan.reporting.wording import seconds, significant
 
 ALL = ["memory", "capacity", "occupancy", "requests", "hit_ratio", "ttft", "tpot", "e2e"]
 
@@ -88,6 +88,33 @@ def test_distributions_carry_their_limits(result_document):
     assert shown["tpot"].rules[0].passed is True
     assert shown["e2e"].rules == ()
     assert shown["ttft"].lines[0].y == [i / 100 for i in range(101)]
+
+
+def test_a_distribution_names_the_values_of_its_percentiles(result_document):
+    """Latencies that differ at every percentile."""
+    document = result_document("full")
+    values = [0.1 * 1.05**percent for percent in range(101)]
+    document["distributions"]["ttft_s"] = values
+    marks = figures(parse_result(document))["ttft"].marks
+    assert [(mark.name, mark.y) for mark in marks] == [
+        (f"p{percent} {seconds(values[percent])}", percent / 100) for percent in (50, 90, 99)
+    ]
+    assert [mark.x for mark in marks] == [significant(values[percent]) for percent in (50, 90, 99)]
+    assert marks[2].name == "p99 12.5 s"
+
+
+@pytest.mark.parametrize(
+    ("end_s", "unit", "end"),
+    [(299.0, "seconds", 299.0), (1200.0, "minutes", 20.0), (36_000.0, "hours", 10.0)],
+)
+def test_time_is_told_in_the_unit_that_suits_the_run(result_document, end_s: float, unit: str, end: float):
+    document = result_document("full")
+    series = document["series"]
+    last = series["t_s"][-1]
+    series["t_s"] = [t * end_s / last for t in series["t_s"]]
+    axis = figures(parse_result(document))["requests"].x
+    assert axis.title == f"time, {unit}"
+    assert axis.high == pytest.approx(end)
 
 
 def test_zero_latencies_do_not_break_a_logarithmic_axis(result_document):

@@ -231,6 +231,17 @@ def test_failures_are_said_and_drawn_around():
     assert "None of the 3 points could be simulated." in render_sweep(empty)
 
 
+def test_points_without_figures_meet_nothing():
+    document = sweep_document(RATES, slo_met=[True, True, True])
+    document["points"][2] |= {"status": "not run", "figures": None}
+    sweep = parse_report(document)
+    assert isinstance(sweep, Sweep)
+    found = sweep_verdict(sweep)
+    assert found.headline == "2 of the 3 points of llama-3.1-8b on h100-sxm meet every objective."
+    assert found.tone == "partial"
+    assert "Every objective is met by points 1 and 2." in found.detail
+
+
 HOSTILE = "</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
 

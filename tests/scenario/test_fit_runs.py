@@ -35,8 +35,8 @@ from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
 BASE: dict[str, Any] = {
-    "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "chat", "workload.requests": 100,
-    "cache.prefix": "none",
+    "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "fixed", "workload.requests": 100,
+    "workload.prompt_tokens": "uniform:50-1500", "workload.output_tokens": "uniform:20-180", "cache.prefix": "none",
 }  # fmt: skip
 TRUTH = {
     "compute_efficiency": 0.5, "memory_efficiency": 0.7, "step_s": 3e-3, "request_s": 1.5e-4,

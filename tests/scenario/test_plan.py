@@ -114,7 +114,7 @@ def test_the_answer_is_what_trying_all_numbers_gives() -> None:
 
 
 def test_processes_change_nothing() -> None:
-    plans = [planned("cache.blocks=1100,2000", most_gpus=12) for _ in range(2)]
+    plans = [planned("cache.blocks=1100,2000", most_gpus=12, flags=SHORT) for _ in range(2)]
     for plan, jobs in zip(plans, (1, 2), strict=True):
         plan.execute(jobs)
     one, two = (plan.document([]) for plan in plans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,14 @@ def test_slo_values_are_the_quantiles_reached() -> None:
     assert by_name["ttft_p99_s"]["passed"] is False
     assert by_name["ttft_p99_s"]["value_s"] == result["latency"]["ttft_s"]["p99"]
     assert by_name["tpot_p50_s"]["passed"] is True
+
+
+def test_a_limit_that_is_just_reached_is_met() -> None:
+    flags = {**LINEAR, **POOL, **CHAT}
+    reached = play(flags)["latency"]["ttft_s"]["p99"]
+    for limit, passed in ((reached, True), (math.nextafter(reached, 0.0), False)):
+        (slo,) = play({**flags, "slo.ttft_p99_s": limit})["slo"]
+        assert (slo["value_s"], slo["passed"]) == (reached, passed)
 
 
 def test_a_real_deployment_has_a_bill_a_curve_and_bands() -> None:

@@ -168,6 +168,8 @@ def test_the_command_counts_them_and_a_search_does_not_pass_them(
             "workload.rate=1..100",
             "--longest",
             "120",
+            "-j",
+            "1",
             "-o",
             str(target),
         ]

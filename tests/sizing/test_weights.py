@@ -15,6 +15,7 @@ from kvplan.sizing.allocator import allocated_bytes
 from kvplan.sizing.weight_formats import weight_format, weight_format_names
 from kvplan.sizing.weights import active_parameters, parameter_count, stage_weights
 from kvplan.specs.catalog import entries, load_entry, load_model
+from kvplan.specs.model import ExtraWeights
 from kvplan.specs.schema import ModelSpec
 from kvplan.units import GIB, MIB
 
@@ -65,6 +66,14 @@ def test_shards_sum_to_the_whole_plus_what_every_rank_repeats(hand_model: Hand, 
     parts = sum(tp * stage_weights(model, tp=tp, pp=pp, stage=stage).stored_bytes for stage in range(pp))
     norms = 2 * model.hidden_size * (2 * model.num_layers + 1)
     assert parts == whole + (tp - 1) * norms
+
+
+@given(tp=st.sampled_from([1, 2, 4, 8]), rows=st.integers(1, 100))
+def test_ranks_hold_every_row_of_a_table_between_them(hand_model: Hand, tp: int, rows: int) -> None:
+    model = hand_model("llama-3.1-8b")
+    beside = model.model_copy(update={"extra_weights": (ExtraWeights(name="table", parameters=rows),)})
+    share = stage_weights(beside, tp=tp).stored_bytes - stage_weights(model, tp=tp).stored_bytes
+    assert 2 * rows <= tp * share < 2 * (rows + tp)
 
 
 @given(ep=st.sampled_from([1, 2, 4, 8]))

@@ -33,6 +33,13 @@ def test_timing_equals_numpy():
     assert found.rate_per_s == pytest.approx(2_000 / (arrivals[-1] - arrivals[0]))
 
 
+def test_a_minute_that_has_not_ended_is_neither_busy_nor_quiet():
+    whole = [float(second) for second in range(60)] + [60.0 + 2.0 * k for k in range(30)]
+    found = timing([*whole, 120.0, *(121.0 + 0.1 * k for k in range(100))])
+    assert (found.busiest_minute, found.quietest_minute) == (60, 30)
+    assert timing(whole[:70]).quietest_minute == timing(whole[:70]).busiest_minute == 60
+
+
 def test_clumps_are_seen():
     found = timing([0.0, 0.0, 3.0, 3.0, 3.0, 6.0])
     assert (found.distinct_arrivals, found.largest_clump) == (3, 3)

@@ -105,7 +105,7 @@ def play(
     return rows, recorder, engine
 
 
-@examples(400)
+@examples(200)
 @given(deployments())
 def test_every_request_gets_through(case: tuple[EngineConfig, Disaggregation, list[Request]]) -> None:
     """Watchdog, conservation in both pools, causality, and that the parts of a first token are all of it."""
@@ -213,7 +213,7 @@ def told(
     return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
-OFTEN = fuzz(300)
+OFTEN = fuzz(150)
 
 
 NARROW = EngineConfig(

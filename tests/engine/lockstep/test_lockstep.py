@@ -117,6 +117,16 @@ def test_who_could_be_let_in_among_bulk_steps_is_no_longer_held_back() -> None:
     assert bulk[0] == play(2, requests, config, "round-robin", log=True)[0]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_steps_taken_in_bulk_count_towards_the_next_prompt(ranks: int) -> None:
+    """``prefill_schedule_interval``, which one rank keeps itself and several keep together."""
+    config = replace(CONFIG, prefill_schedule_interval=8, async_scheduling=False)
+    running = [Request(f"r{rank}", 0.0, ((100 * rank, 2),), 2, ((9000, 60),), 60) for rank in range(ranks)]
+    requests = [*running, Request("late", 0.1, ((5000, 2),), 2, ((9900, 4),), 4)]
+    bulk = play(ranks, requests, config, stride=1000)
+    assert bulk[0] == play(ranks, requests, config, log=True)[0]
+
+
 def test_bulk_steps_on_a_real_workload() -> None:
     chat = list(synthesize("chat", 150, 40.0, 0))
     bulk, single = play(3, chat), play(3, chat, log=True)

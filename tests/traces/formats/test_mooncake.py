@@ -111,6 +111,15 @@ def test_sessions_with_delays(reading):
     assert "delay" in reason
 
 
+def test_delays_are_scaled_as_times_are_and_thinking_by_the_clock_alone(reading):
+    """More requests a second do not make anybody think faster."""
+    later = {"session_id": "a", "delay": 250.5, "input_length": 9, "output_length": 2}
+    trace = lines(row(timestamp=1000, session_id="a"), json.dumps(later))
+    first, second = reading(trace, time_scale=2.0, rate_scale=4.0)[0]
+    assert (first.arrival_s, second.arrival_s) == (0.5, 0.5 + 0.2505 / 2)
+    assert second.follows == (first.id, 0.501)
+
+
 BAD_ROWS = {
     "zero output": (row(output=0), "zero output tokens"),
     "zero input": (row(length=0, ids=[]), "zero prompt tokens"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kvplan.errors import DataError
-from kvplan.traces.request import Request
+from kvplan.traces.request import Request, iterate_tokens
 
 NAMES = [
     ("arrival_s", "prompt_tokens", "output_tokens"),
@@ -164,6 +164,22 @@ def test_two_clocks(reading):
     names = ("timestamp", "arrival_time_s", "prompt_len", "output_len")
     found = lengths(reading(table(names, [(7.0, 0.0, 5, 1), (8.5, 1.0, 6, 2)]), "a.csv")[0])
     assert [row[0] for row in found] == [0.0, 1.0]
+
+
+def test_block_ids_that_are_texts_stand_for_their_own_content_wherever_they_are(reading):
+    names = [["a", "b"], ["a", "c"], ["d", "b"], ["b", "a"]]
+    items = [
+        {"start_ms": 1000 * i, "input_tokens": 32, "output_tokens": 3, "block_hashes": ids}
+        for i, ids in enumerate(names)
+    ]
+    requests, _ = reading("".join(json.dumps(item) + "\n" for item in items), block_size=16)
+    content = [list(iterate_tokens(request.prompt)) for request in requests]
+    blocks = {}
+    for ids, tokens in zip(names, content, strict=True):
+        for place, name in enumerate(ids):
+            blocks.setdefault(name, set()).add(tuple(tokens[16 * place : 16 * place + 16]))
+    assert all(len(found) == 1 for found in blocks.values())
+    assert len(set.union(*blocks.values())) == 4
 
 
 def test_block_ids_under_another_name_and_of_a_size_that_is_found(reading):
