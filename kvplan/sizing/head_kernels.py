@@ -9,14 +9,24 @@ with all its kernels, as in the official images. Blocks have sixteen tokens, but
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvplan.sizing.serving import BLACKWELL, HOPPER, Serving
-from kvplan.specs.schema import Block, ChunkedAttention, FullAttention, SharedAttention, SlidingAttention
+from kvplan.sizing.sglang.names import named
+from kvplan.specs.schema import (
+    Block,
+    ChunkedAttention,
+    FullAttention,
+    ModelSpec,
+    SharedAttention,
+    SlidingAttention,
+)
 
 Capability = tuple[int, int]
 Version = tuple[int, int, int]
 
+FLASH_ATTENTION_4 = (HOPPER, BLACKWELL, 11)
+"""Major compute capabilities that it is built for."""
 AMPERE = (8, 0)
 """FlashAttention and FlashInfer run from here on."""
 TRITON_FP8 = (8, 9)
@@ -32,6 +42,9 @@ NVFP4_WIDELY = (0, 32, 0)
 INT4_ROWS = (0, 25, 0)
 """Triton's kernel reads int4 with a scale per row."""
 
+ONE_KERNEL = ("gemma4", "diffusiongemma")
+"""Whose layers of different widths are read by Triton's kernel where FlashAttention 4 is not built."""
+
 TILE_TOKENS, WIDE_DIMS = 64, 512
 FLASHINFER_DIMS = (64, 128, 256, 512)
 """Widths of heads that its kernels are built for."""
@@ -44,7 +57,7 @@ class Heads:
     """What a kernel is to read: heads of ``dim`` dimensions in the number format ``form``.
 
     ``dtype`` of queries. ``prefixes``: tokens of an image attend to one another. ``crossed``: keys and values
-    are an encoder's.
+    are an encoder's. ``mixed``: one kernel reads layers of several widths (Gemma 4).
     """
 
     dim: int
@@ -53,6 +66,7 @@ class Heads:
     sinks: bool = False
     prefixes: bool = False
     crossed: bool = False
+    mixed: bool = False
 
     @property
     def words(self) -> str:
@@ -61,9 +75,13 @@ class Heads:
         return f"{self.form} KV with {'cross-attention' if self.crossed else 'heads'} of {self.dim}{beside}"
 
 
-def kept_heads(blocks: Sequence[Block], form: str, dtype: str, *, prefixes: bool) -> tuple[Heads, ...]:
-    """What the kernels of these layers read, each kind once; latents apart."""
-    return tuple(dict.fromkeys(_all_heads(blocks, form, dtype, prefixes)))
+def kept_heads(model: ModelSpec, drafters: Sequence[Block], form: str, dtype: str) -> tuple[Heads, ...]:
+    """What kernels read of the model and of layers that draft, each kind once; latents apart."""
+    prefixes = model.image_prefixes
+    own = dict.fromkeys(_all_heads(model.layers(), form, dtype, prefixes))
+    if len({heads.dim for heads in own}) > 1 and named(model, *ONE_KERNEL):
+        own = dict.fromkeys(replace(heads, mixed=True) for heads in own)
+    return tuple(own | dict.fromkeys(_all_heads(drafters, form, dtype, prefixes)))
 
 
 def _all_heads(blocks: Sequence[Block], form: str, dtype: str, prefixes: bool) -> Iterator[Heads]:
@@ -108,8 +126,10 @@ _BOTH_READ = ("bf16", "fp16", "fp8_e4m3", "fp8_e5m2")
 
 def _flash_attention_reads(heads: Heads, capability: Capability, version: Version) -> bool:
     major = capability[0]
-    widest = WIDE_DIMS if major in (HOPPER, BLACKWELL, 11) else 256
+    widest = WIDE_DIMS if major in FLASH_ATTENTION_4 else 256
     if capability < AMPERE or heads.dtype == "fp32" or heads.dim % 8 or heads.dim > widest:
+        return False
+    if heads.mixed and major not in FLASH_ATTENTION_4:
         return False
     if heads.sinks and major not in (HOPPER, BLACKWELL):
         return False
@@ -122,6 +142,8 @@ def _flash_attention_reads(heads: Heads, capability: Capability, version: Versio
 def _flashinfer_reads(heads: Heads, capability: Capability, version: Version) -> bool:
     major = capability[0]
     if capability < AMPERE or heads.dtype == "fp32" or heads.dim not in FLASHINFER_DIMS:
+        return False
+    if heads.mixed and major not in FLASH_ATTENTION_4:
         return False
     if heads.prefixes or heads.crossed or (heads.sinks and major not in (HOPPER, BLACKWELL, 12)):
         return False

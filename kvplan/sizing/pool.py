@@ -206,7 +206,7 @@ def rank_pool(
     latents = [block.attention for block in blocks if isinstance(block.attention, LatentAttention)]
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
     head_dims = {getattr(block.attention, "head_dim", 0) for block in blocks}
-    heads = kept_heads((*blocks, *drafters), keeping.form.name, keeping.dtype, prefixes=model.image_prefixes)
+    heads = kept_heads(model, drafters, keeping.form.name, keeping.dtype)
     block_size = head_block(heads, serving)
     kept = [item for item in latents if serving.kind not in item.expanded_in]
     if serving.kind == "vllm" and kept and not compressed:

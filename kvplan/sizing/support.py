@@ -88,7 +88,7 @@ def _unread_by_kernels(model: ModelSpec, form: KvFormat, gpu: GpuSpec, version: 
     if form.name.startswith("turboquant"):
         return None
     dtype = activation_dtype(model, None, gpu)
-    for heads in kept_heads(blocks, form.name, dtype, prefixes=model.image_prefixes):
+    for heads in kept_heads(model, (), form.name, dtype):
         if not are_read(heads, capability, version):
             return heads.words
     latents = {block.attention for block in blocks if isinstance(block.attention, LatentAttention)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.flags import engine_flags
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.huggingface import import_config
 
@@ -54,6 +55,49 @@ def test_wide_heads_in_fp8_are_read_in_tiles_on_hopper(
     model: str, form: str | None, version: str, tokens: int
 ) -> None:
     assert block(model, "h100-sxm", version, kv_dtype=form) == tokens
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "tokens"),
+    [("l40s", "0.33", 2496), ("l40s", "0.21", 2048), ("a100-80g", "0.33", 2496), ("h100-sxm", "0.33", 8192)],
+)
+def test_a_step_holds_a_video_whole_where_its_tokens_attend_to_one_another(
+    gpu: str, version: str, tokens: int
+) -> None:
+    """As vLLM's start-up settled it: 32 frames of 70 tokens and eight around each."""
+
+    def step(model: str, **options: int) -> int:
+        report = fit_model(
+            load_model(model), load_gpu(gpu), version=version, max_model_len=4096, **options
+        )  # fmt: skip
+        return report.serving.max_num_batched_tokens
+
+    assert step("gemma-4-31b") == tokens
+    assert step("gemma-4-31b", max_num_batched_tokens=1024) == 1024
+    assert step("gemma-4-e2b") == min(tokens, 8192 if gpu == "h100-sxm" else 2048)
+
+
+def test_gemma_4_has_one_kernel_for_both_widths() -> None:
+    """Triton's where FlashAttention 4 is not built, which reads no fp8 on Ampere."""
+    for gpu, runs in (("a100-80g", False), ("l40s", True), ("h100-sxm", True)):
+        report = fit_model(load_model("gemma-4-e2b"), load_gpu(gpu), kv_dtype="fp8", max_model_len=4096)
+        assert (engine_flags(report)["vllm"] is not None) is runs
+
+
+def test_states_that_may_turn_round_are_not_left_on_the_way() -> None:
+    """OLMo Hybrid's layer: blocks on Hopper keep to no grid of 64 tokens."""
+    fields = {
+        **TEXT, "model_type": "olmo_hybrid", "layer_types": ["linear_attention", "full_attention"],
+        "linear_conv_kernel_dim": 4,
+    }  # fmt: skip
+    found = {}
+    for turns in (True, False):
+        said = {**fields, "linear_allow_neg_eigval": turns}
+        model = import_config(said, "config.json", name="x").model
+        report = fit_model(model, load_gpu("h100-sxm"), max_model_len=4096)
+        found[turns] = report.block_size
+    assert found[False] % 64 == 0
+    assert found[True] < found[False]
 
 
 TEXT = {
