@@ -2,7 +2,7 @@
 
 A layer's kernel is the first that knows GPU, width of heads, number format, sinks and images whose tokens
 attend to one another (``_get_backend_priorities`` and what backends say of themselves, 0.18 to 0.33). Some
-combinations none knows, which vLLM refuses, or before 0.24 fails to compile. FlashInfer is taken to be there
+combinations none knows, which vLLM refuses, or before 0.27 fails to compile. FlashInfer is taken to be there
 with all its kernels, as in the official images. Blocks have sixteen tokens, but for kernels of larger tiles.
 """
 

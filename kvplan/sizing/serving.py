@@ -46,8 +46,8 @@ SMALL_GB10 = (0, 33, 0)
 """vLLM from here on does not take GB10, which has a large GPU's memory but not its arithmetic, for one."""
 
 WHOLE_ITEMS = (0, 22, 0)
-"""vLLM from here on batches no fewer tokens, unless told to, than an image or video may have whose tokens attend
-to one another, where it knows how many."""
+"""vLLM from here on batches no fewer tokens, unless told to, than an image or video may have whose tokens see
+one another, where it knows how many."""
 ITEM_TOKENS = {"gemma4": 32 * (70 + 8)}
 """A video of Gemma 4: so many frames, with marks and time stamps around each."""
 
