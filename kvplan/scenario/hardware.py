@@ -171,7 +171,7 @@ def _taken(name: str, fit: FitReport) -> bool:
     """Whether the engine has a cache of that format, and kernels for it on the GPU."""
     form, engine = kv_format(name), fit.serving.kind
     had = form.name in (SGLANG_KV if engine == "sglang" else VLLM_KV)
-    return had and kv_means(form, fit.gpu, engine) != "none"
+    return had and kv_means(fit.model, form, fit.gpu, fit.serving, engine) != "none"
 
 
 def _applies(name: str, model: ModelSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Small weights that differ by family: norms beyond the usual ones, router corrections, attention sinks.
+"""Small weights that differ by family: norms beyond the usual ones, router corrections.
 
 ``parameters.block_tensors`` counts one scale vector of the hidden size in front of attention, state, cross
 attention and MLP, and ``weights`` one before the output head: Llama and most models since. Families that
@@ -27,9 +27,6 @@ _CORRECTED_ROUTERS = (
 )  # fmt: skip
 """Whose routers carry a correction bias per expert (DeepSeek-V3's auxiliary-loss-free balancing)."""
 
-_SINKS = ("gpt_oss", "gpt-oss")
-"""Who has a learned attention sink per query head."""
-
 
 def family_parameters(model: ModelSpec) -> int:
     """Parameters to add to (or take from) those ``block_tensors`` counts, over the whole model.
@@ -43,11 +40,8 @@ def family_parameters(model: ModelSpec) -> int:
     per_layer, final = next(vectors, (0, 0))
     total = model.hidden_size * (per_layer * model.num_layers + final)
     corrected = any(name.startswith(_CORRECTED_ROUTERS) for name in known)
-    sinks = any(name.startswith(_SINKS) for name in known)
     for group in model.groups():
-        attention, mlp = group.block.attention, group.block.mlp
+        mlp = group.block.mlp
         if corrected and mlp is not None and mlp.kind == "moe":
             total += group.count * mlp.experts
-        if sinks and attention is not None:
-            total += group.count * attention.query_heads
     return total

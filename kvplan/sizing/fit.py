@@ -223,7 +223,7 @@ def fit_warnings(report: FitReport) -> list[str]:
         found.append(
             f"{gpu.name} has no {width} arithmetic: weights stay {form} in memory, but compute is 16-bit"
         )
-    if kv_means(report.kv_format, gpu, serving.kind) == "widened":
+    if kv_means(model, report.kv_format, gpu, serving, serving.kind) == "widened":
         found.append(
             f"{gpu.name} has no fp8 arithmetic: attention widens the KV cache to 16 bits as it reads"
         )

@@ -17,7 +17,7 @@ from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.latent_block import BY_KERNEL, INDEXED_TOKENS
 from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
-from kvplan.sizing.support import cut_tile, kv_means, unserved_state, weights_means
+from kvplan.sizing.support import cut_tile, unread, unserved_state, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
 
@@ -82,8 +82,9 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
             f"{name} does not load {report.weights_format} experts of which a GPU has {cut[0]:,} columns: it "
             f"wants whole tiles of {cut[1]} (a smaller tp, or expert parallelism)"
         )
-    if kv_means(report.kv_format, gpu, engine) == "none":
-        return f"{name} has no attention kernels for {report.kv_format.name} KV {where}"
+    missing = unread(report.model, report.kv_format, gpu, serving, engine) if gpu.vendor == "nvidia" else None
+    if missing is not None:
+        return f"{name} has no attention kernels for {missing} {where}"
     if engine == serving.kind == "vllm" and serving.block_size % (wanted := _kernel_tokens(report)):
         return (
             f"vLLM has no attention kernels for blocks of {serving.block_size:,} "

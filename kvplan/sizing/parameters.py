@@ -93,6 +93,8 @@ def attention_tensors(attention: SelfAttention, hidden: int, tp: int = 1) -> Ite
             yield vector("qkv_bias", "attention", width_q + width_kv)
         if attention.output_bias:
             yield vector("o_bias", "attention", hidden)
+        if attention.sinks:
+            yield vector("sinks", "attention", query)
         if attention.qk_norm == "per_head":
             yield vector("qk_norm", "attention", 2 * attention.head_dim)
         elif attention.qk_norm == "full":

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
-from kvplan.sizing.head_block import head_block
+from kvplan.sizing.head_kernels import head_block, kept_heads
 from kvplan.sizing.latent_block import latent_block
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
@@ -206,7 +206,8 @@ def rank_pool(
     latents = [block.attention for block in blocks if isinstance(block.attention, LatentAttention)]
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
     head_dims = {getattr(block.attention, "head_dim", 0) for block in blocks}
-    block_size = head_block(head_dims, serving, keeping.form.name)
+    heads = kept_heads(model, drafters, keeping.form.name, keeping.dtype)
+    block_size = head_block(heads, serving)
     kept = [item for item in latents if serving.kind not in item.expanded_in]
     if serving.kind == "vllm" and kept and not compressed:
         narrow = keeping.form.bits < 16

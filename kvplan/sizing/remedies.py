@@ -142,7 +142,9 @@ def _latents_are_copied(report: FitReport) -> bool:
 
 
 def _formats_of_kv(report: FitReport) -> Iterator[Candidate]:
-    if report.kv_format.bits > 8 and kv_means(kv_format("fp8"), report.gpu, report.serving.kind) != "none":
+    serving, narrow = report.serving, kv_format("fp8")
+    means = kv_means(report.model, narrow, report.gpu, serving, serving.kind)
+    if report.kv_format.bits > narrow.bits and means != "none":
         yield "fp8 KV cache", "--dtype fp8", {"kv_dtype": "fp8"}
 
 

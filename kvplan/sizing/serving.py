@@ -21,6 +21,7 @@ from kvplan.errors import UsageError, shortened
 from kvplan.sizing.ahead import ASYNC, can_plan_ahead
 from kvplan.sizing.captures import LARGE_STEPS, largest_batch
 from kvplan.sizing.prefix_caching import may_cache_prefixes
+from kvplan.sizing.sglang.names import named
 from kvplan.sizing.sglang.reserve import sglang_reserve
 from kvplan.sizing.sglang.start import SEQUENCES, SEQUENCES_BESIDE_DRAFTS, Asked, Drafts
 from kvplan.specs.schema import GpuSpec, ModelSpec
@@ -43,6 +44,12 @@ SMALL_A100 = (0, 9, 0)
 """vLLM from here on gives A100 the limits of smaller GPUs."""
 SMALL_GB10 = (0, 33, 0)
 """vLLM from here on does not take GB10, which has a large GPU's memory but not its arithmetic, for one."""
+
+WHOLE_ITEMS = (0, 22, 0)
+"""vLLM from here on batches no fewer tokens, unless told to, than an image or video may have whose tokens see
+one another, where it knows how many."""
+ITEM_TOKENS = {"gemma4": 32 * (70 + 8)}
+"""A video of Gemma 4: so many frames, with marks and time stamps around each."""
 
 BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
 """Tokens of a block, or page, where nobody asks for others."""
@@ -227,7 +234,8 @@ def resolve_serving(
     major = compute_capability(gpu)[0]
     decode_tokens = 1 + draft_tokens if lookup or drafts != "none" else 1
     if kind == "vllm":
-        limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
+        least = _item_tokens(model, parsed)
+        limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs, least)
         family = None if model is None else model.family
         largest = largest_batch(parsed, major, family, limits["max_num_seqs"], decode_tokens)
         given |= {**limits, "graph_max_batch": largest}
@@ -235,11 +243,24 @@ def resolve_serving(
     return replace(serving, cuda_graphs=cuda_graphs, capability=major, given=said, **given)  # type: ignore[arg-type]
 
 
-def _vllm_batch(serving: Serving, max_model_len: int, tokens: int | None, seqs: int | None) -> dict[str, int]:
-    """The limits of a step; of those that are not given none is larger than the other makes possible."""
+def _item_tokens(model: ModelSpec | None, version: tuple[int, int, int]) -> int:
+    """Tokens of the largest image or video that a step must hold whole; 0 where nothing says so."""
+    if model is None or not model.image_prefixes or version < WHOLE_ITEMS:
+        return 0
+    return next((tokens for name, tokens in ITEM_TOKENS.items() if named(model, name)), 0)
+
+
+def _vllm_batch(
+    serving: Serving, max_model_len: int, tokens: int | None, seqs: int | None, least: int
+) -> dict[str, int]:
+    """The limits of a step; of those that are not given none is larger than the other makes possible.
+
+    Args:
+        least: tokens that a step has at least unless told otherwise.
+    """
     longest = (seqs or serving.max_num_seqs) * max_model_len
     if tokens is None:
-        tokens = serving.max_num_batched_tokens
+        tokens = max(serving.max_num_batched_tokens, least)
         if serving.version >= NO_MORE_THAN_FITS:
             tokens = min(tokens, longest)
     return {

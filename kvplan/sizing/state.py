@@ -70,7 +70,8 @@ def exports_checkpoints(state: State, capability: int = 0) -> bool:
     if isinstance(state, KimiDeltaState):
         return state.bounded_gate and state.head_dim == 128 and capability in CHECKPOINTING
     if isinstance(state, GatedDeltaNetState):
-        return capability == 9 or (state.key_head_dim == 128 and capability in CHECKPOINTING)
+        fused = capability == 9 or (state.key_head_dim == 128 and capability in CHECKPOINTING)
+        return fused and not state.negative_eigenvalues
     return isinstance(state, Mamba2State)
 
 

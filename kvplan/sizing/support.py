@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kvplan.sizing.serving import EngineKind, Serving, compute_capability
+from kvplan.sizing.computing import activation_dtype
+from kvplan.sizing.head_kernels import are_read, kept_heads
+from kvplan.sizing.latent_block import BY_KERNEL, unread_latents
+from kvplan.sizing.serving import BLACKWELL, EngineKind, Serving, compute_capability, engine_version
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.formats import KvFormat
 from kvplan.specs.model import ModelSpec
-from kvplan.specs.schema import GpuSpec
+from kvplan.specs.schema import GpuSpec, LatentAttention
 from kvplan.specs.state import MatrixMemoryState, RecurrentState, RwkvState, WkvState
 
 Means = Literal["native", "widened", "none"]
+Version = tuple[int, int, int]
 
 UNSERVED = {
     RwkvState: "RWKV", WkvState: "RWKV", MatrixMemoryState: "xLSTM", RecurrentState: "RG-LRU (Griffin)",
@@ -53,16 +57,45 @@ def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind)
     return "widened" if capability >= (TURING if on_turing else AMPERE) else "none"
 
 
-def kv_means(form: KvFormat, gpu: GpuSpec, engine: EngineKind) -> Means:
-    """How ``engine`` reads a cache of this format on the GPU."""
+def kv_means(model: ModelSpec, form: KvFormat, gpu: GpuSpec, serving: Serving, engine: EngineKind) -> Means:
+    """How ``engine`` reads a cache of this format on the GPU; of another engine, its newest release."""
     if gpu.vendor != "nvidia":
         return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
+    if unread(model, form, gpu, serving, engine) is not None:
+        return "none"
+    return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
+
+
+def unread(
+    model: ModelSpec, form: KvFormat, gpu: GpuSpec, serving: Serving, engine: EngineKind
+) -> str | None:
+    """What ``engine`` has no attention kernels for on an NVIDIA GPU, in words; None where it has them."""
     capability = compute_capability(gpu)
-    if form.name == "nvfp4" and engine == "vllm":
-        return "native" if capability[0] == 10 else "none"
-    if not form.name.startswith("fp8") or "fp8" in gpu.peak_flops:
-        return "native"
-    return "widened" if capability >= AMPERE else "none"
+    if engine == "vllm":
+        version = serving.version if engine == serving.kind else engine_version(engine, None)
+        if version >= BY_KERNEL and capability > (0, 0):
+            return _unread_by_kernels(model, form, gpu, version)
+        if form.name == "nvfp4" and capability[0] != BLACKWELL:
+            return f"{form.name} KV"
+    if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops and capability < AMPERE:
+        return f"{form.name} KV"
+    return None
+
+
+def _unread_by_kernels(model: ModelSpec, form: KvFormat, gpu: GpuSpec, version: Version) -> str | None:
+    """vLLM that asks its kernels what they read."""
+    capability, blocks = compute_capability(gpu), model.layers()
+    if form.name.startswith("turboquant"):
+        return None
+    dtype = activation_dtype(model, None, gpu)
+    for heads in kept_heads(model, (), form.name, dtype):
+        if not are_read(heads, capability, version):
+            return heads.words
+    latents = {block.attention for block in blocks if isinstance(block.attention, LatentAttention)}
+    kept = [item for item in latents if "vllm" not in item.expanded_in]
+    return next(
+        (words for item in kept if (words := unread_latents(item, form.name, capability, version))), None
+    )
 
 
 def cut_tile(

@@ -54,6 +54,8 @@ class _Heads(Frozen):
     """Queries are projected through so many dimensions, which every rank computes (Step 3)."""
     v_projection: bool = True
     """False where V is computed from K (Gemma 4): no V weights, though both are cached."""
+    sinks: bool = False
+    """Every query head has a learned logit beside those of the keys (GPT-OSS)."""
     indexer: Indexer | None = None
     summary_stride: Count | None = None
     """InfLLM-v2: a mean key for every so many tokens, and one for four times as many, choose what is read."""

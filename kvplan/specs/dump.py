@@ -12,7 +12,7 @@ ORDER = (
     "schema", "name", "family", "aliases", "source", "hidden_size", "vocab_size", "max_context",
     "unstretched_context", "yarn_context",
     "tie_embeddings", "embedding_size", "learned_positions", "dtype", "weights", "kv_format",
-    "blocks", "layout", "encoder", "vision", "draft",
+    "blocks", "layout", "encoder", "vision", "image_prefixes", "draft",
     "extra_weights", "parameters", "notes",
 )  # fmt: skip
 

@@ -152,6 +152,8 @@ class ModelSpec(Frozen):
     layout: Annotated[tuple[Segment, ...], Field(min_length=1, max_length=4096)]
     encoder: Encoder | None = None
     vision: Vision | None = None
+    image_prefixes: bool = False
+    """Tokens of one image attend to one another, also to later ones (Gemma 3)."""
     draft: Draft | None = None
     extra_weights: tuple[ExtraWeights, ...] = ()
     parameters: Count | None = None

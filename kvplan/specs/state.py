@@ -62,6 +62,8 @@ class GatedDeltaNetState(_State):
     key_head_dim: Count
     value_head_dim: Count
     conv_kernel: Count
+    negative_eigenvalues: bool = False
+    """Whether the rule may turn a state's direction round (OLMo Hybrid): vLLM's fused prefill may not."""
 
     @property
     def conv_channels(self) -> int:

@@ -76,7 +76,9 @@ def test_models_without_spare_states_run_one_step_at_a_time() -> None:
     # Nor does one that could keep them where nothing runs ahead; on pages it must.
     config, strategy = states(system("qwen3-next-80b-a3b", "engine.disable_overlap_schedule=true"))
     assert (strategy.rules.spare, strategy.rules.slots_per_request(config)) == (False, 3)
-    paged = system("qwen3-next-80b-a3b", "engine.disable_overlap_schedule=true", gpu="b200")
+    paged = system(
+        "nemotron-h-56b", "engine.disable_overlap_schedule=true", "engine.page_size=64", gpu="b200"
+    )
     config, strategy = states(paged)
     assert (config.page_size, strategy.rules.spare) == (64, True)
     assert config.max_running_requests == strategy.rules.slots // 4

@@ -30,8 +30,11 @@ def page(model: str | ModelSpec, gpu: str, version: str = "0.5.23", **options: o
         ("kimi-k2", "b200", "0.5.23", 64), ("deepseek-v3", "h200-sxm", "0.5.23", 1),
         ("deepseek-v2", "b200", "0.5.23", 1),
         ("deepseek-v3.2", "h200-sxm", "0.5.3", 64), ("deepseek-v3.2", "b200", "0.5.23", 64),
-        ("qwen3-next-80b-a3b", "b200", "0.5.13", 1), ("qwen3-next-80b-a3b", "b200", "0.5.14", 64),
-        ("qwen3-next-80b-a3b", "h100-sxm", "0.5.23", 1), ("gemma-4-31b", "b200", "0.5.23", 64),
+        ("qwen3-next-80b-a3b", "b200", "0.5.13", 1), ("qwen3-next-80b-a3b", "b200", "0.5.14", 1),
+        ("qwen3-next-80b-a3b", "h100-sxm", "0.5.23", 1), ("qwen3.5-27b", "b200", "0.5.23", 1),
+        ("nemotron-h-56b", "b200", "0.5.13", 1), ("nemotron-h-56b", "b200", "0.5.14", 64),
+        ("gemma-4-31b", "b200", "0.5.23", 64), ("gemma-4-31b", "b200", "0.5.12", 1),
+        ("olmo-2-13b", "b200", "0.5.4", 64), ("exaone-4.0-32b", "b200", "0.5.6", 1),
     ],
 )  # fmt: skip
 def test_pages_are_what_the_kernels_read(model: str, gpu: str, version: str, tokens: int) -> None:
@@ -55,6 +58,7 @@ def test_sparse_and_compressed_attention(shared: Path) -> None:
         ("llama-3.1-8b", "h100-sxm", 16, 16), ("llama-3.1-8b", "b200", 32, 32), ("llama-3.1-8b", "b200", 128, 128),
         ("llama-3.1-8b", "b200", 1, 64), ("deepseek-v3", "b200", 32, 32), ("deepseek-v3", "b200", 128, 64),
         ("deepseek-v3.2", "h200-sxm", 16, 64), ("deepseek-v3", "h200-sxm", 16, 16),
+        ("qwen3-next-80b-a3b", "b200", 16, 1), ("nemotron-h-56b", "b200", 16, 16),
     ],
 )  # fmt: skip
 def test_a_size_that_is_given_is_kept_where_kernels_read_it(
@@ -82,7 +86,18 @@ def test_keys_wider_than_values_run_on_another_kernel() -> None:
 def test_drafting_on_blackwell_without_a_width_keeps_single_tokens() -> None:
     model = load_model("llama-3.1-8b")
     assert page(model, "b200", drafter=load_model("llama-3.2-1b")) == 1
-    assert page("gpt-oss-20b", "b200", drafter=load_model("llama-3.2-1b")) == 64
+    for name in ("gpt-oss-20b", "gemma-4-31b", "olmo-2-13b", "exaone-4.0-32b", "nemotron-h-56b"):
+        assert page(name, "b200", drafter=load_model("llama-3.2-1b")) == 64
+    assert page("nemotron-h-56b", "b200", "0.5.18", drafter=load_model("llama-3.2-1b")) == 1
+    assert page("qwen3-next-80b-a3b", "b200", drafter=load_model("llama-3.2-1b")) == 1
+
+
+@pytest.mark.shared
+def test_keys_that_stand_for_several_tokens_want_whole_pages_on_every_gpu(shared: Path) -> None:
+    model = read_config(shared / "data/model_configs/Qwen__Qwen4-Exp.json").model
+    assert [page(model, gpu) for gpu in ("h100-sxm", "b200", "a100-80g")] == [64, 64, 64]
+    assert page(model, "h100-sxm", block_size=16) == 64
+    assert page(model, "h100-sxm", "0.5.19") == 1
 
 
 def test_the_command_gives_the_same_pool() -> None:

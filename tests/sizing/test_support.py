@@ -82,19 +82,53 @@ def test_a_layout_that_cuts_tiles_is_not_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "form", "runs"),
+    ("model", "gpu", "form", "version", "runs"),
     [
-        ("t4", "fp8", False),
-        ("a100-80g", "fp8", True),
-        ("l4", "fp8", True),
-        ("h100-sxm", "nvfp4", False),
-        ("b200", "nvfp4", True),
+        ("llama-3.1-8b", "t4", "fp8", "0.33", False), ("llama-3.1-8b", "a100-80g", "fp8", "0.33", True),
+        ("llama-3.1-8b", "l4", "fp8", "0.33", True), ("llama-3.1-8b", "b200", "nvfp4", "0.31", True),
+        ("llama-3.1-8b", "h100-sxm", "nvfp4", "0.31", False), ("llama-3.1-8b", "h100-sxm", "nvfp4", "0.32", True),
+        ("llama-3.1-8b", "jetson-agx-thor", "nvfp4", "0.33", False),
+        # FlashInfer, the one to read fp8 on Ampere, has no sinks, images that see themselves nor such heads.
+        ("gpt-oss-20b", "a100-80g", "fp8", "0.33", False), ("gpt-oss-20b", "l4", "fp8", "0.33", True),
+        ("gemma-3-4b", "a10", "fp8", "0.33", False), ("phi-3-mini", "a100-80g", "fp8", "0.33", False),
+        ("phi-3-mini", "l4", "fp8", "0.33", True), ("whisper-large-v3", "a100-80g", "fp8", "0.33", False),
+        ("deepseek-v2-lite", "a100-80g", "fp8", "0.33", False), ("deepseek-v2-lite", "l4", "fp8", "0.33", True),
+        ("deepseek-v2-lite", "h100-sxm", "fp8_e5m2", "0.33", False),
+        ("deepseek-v2-lite", "a100-80g", None, "0.33", True),
     ],
-)
-def test_caches_that_no_kernel_reads_have_no_command(gpu: str, form: str, runs: bool) -> None:
-    report = fit_model(load_model("llama-3.1-8b"), load_gpu(gpu), kv_dtype=form, max_model_len=1024)
+)  # fmt: skip
+def test_caches_that_no_kernel_reads_have_no_command(
+    model: str, gpu: str, form: str | None, version: str, runs: bool
+) -> None:
+    report = fit_model(load_model(model), load_gpu(gpu), kv_dtype=form, max_model_len=448, version=version)
     assert (engine_flags(report)["vllm"] is not None) is runs
     assert any("no attention kernels" in warning for warning in fit_warnings(report)) is not runs
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "runs"),
+    [
+        ("a100-80g", "0.33", False), ("l40s", "0.33", False), ("h100-sxm", "0.33", True), ("b200", "0.33", True),
+        ("rtx-pro-6000", "0.33", True), ("rtx-pro-6000", "0.23", False), ("jetson-agx-thor", "0.33", False),
+    ],
+)  # fmt: skip
+def test_latents_that_an_indexer_chooses_from_have_kernels_on_few_gpus(
+    gpu: str, version: str, runs: bool
+) -> None:
+    report = fit_model(
+        load_model("deepseek-v3.2"),
+        load_gpu(gpu),
+        parallel=Parallel(tp=8),
+        max_model_len=1024,
+        version=version,
+    )
+    assert (engine_flags(report)["vllm"] is not None) is runs
+
+
+def test_no_remedy_is_a_format_that_no_kernel_reads() -> None:
+    for model, suggested in (("llama-3.1-8b", True), ("gpt-oss-20b", False)):
+        report = fit_model(load_model(model), load_gpu("a100-80g"), utilization=0.5)
+        assert any("--dtype fp8" in way.option for way in remedies(report)) is suggested
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Read from ``server_args.py`` and ``arg_groups/cuda_graph_hook.py`` of 0.5.10 to 
 
 from __future__ import annotations
 
+from kvplan.sizing.sglang.images import reads_images
 from kvplan.sizing.sglang.names import named_since
 from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
@@ -53,7 +54,7 @@ def prefill_graph_mib(asked: Asked, largest: int) -> int:
         _breakable(asked, model) if version >= BREAKABLE else _piecewise(asked, model)
     ):
         return 0
-    if model.vision is not None and not named_since(model, WITH_IMAGES, version):
+    if reads_images(model, version) and not named_since(model, WITH_IMAGES, version):
         return 0
     return MIB_OF_LATENTS if _has(model, LatentAttention) else MIB_A_GRAPH * len(_captured(largest))
 
@@ -75,7 +76,7 @@ def _breakable(asked: Asked, model: ModelSpec) -> bool:
     states = [group.block.state for group in model.groups() if group.block.state is not None]
     if version < LATENT:
         indexed = version >= ANY_RANKS and _indexed(model)
-        if _has(model, LatentAttention) and not indexed and model.vision is None:
+        if _has(model, LatentAttention) and not indexed and not reads_images(model, version):
             return False
         if states and version >= ANY_RANKS and named_since(model, {"nemotron": ANY_RANKS}, version):
             return False

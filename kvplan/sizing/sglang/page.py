@@ -7,7 +7,7 @@ page constraints of 0.5.1 to 0.5.23). A size that is given is kept where the ker
 from __future__ import annotations
 
 from kvplan.sizing.serving import BLACKWELL, HOPPER, Serving
-from kvplan.sizing.sglang.names import Version, named_since
+from kvplan.sizing.sglang.names import Version, named, named_since
 from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
 
 SPARSE = (0, 5, 3)
@@ -32,10 +32,20 @@ LATENT_MODELS = {
     "mistrallarge3": LATENT_KERNEL, "kimik3": LATENT_KERNEL, "longcat": LATENT_KERNEL,
 }  # fmt: skip
 """Those that TensorRT-LLM's kernel runs on data-center Blackwell; other latents run on FlashInfer."""
-HEADS_MODELS = {"gptoss": (0, 5, 1), "llama4": (0, 5, 5)}
+HEADS_MODELS = {
+    "gptoss": (0, 5, 1), "olmo2": (0, 5, 4), "olmo3": (0, 5, 4), "llama4": (0, 5, 5), "exaone4": (0, 5, 9),
+    "exaonemoe": (0, 5, 9), "kexaone": (0, 5, 9), "gemma4": (0, 5, 13), "nemotron": (0, 5, 19),
+}  # fmt: skip
 """Those that had TensorRT-LLM's kernel before ``HEADS_KERNEL``, and have it while they draft."""
+TRITON_BEFORE = {"gemma4": (0, 5, 13)}
+"""Those that run on Triton's kernels up to that version."""
+TRITON_BESIDE_STATES = ("qwen3next", "qwen35", "qwen36", "interns2")
+"""Those that want spare states before they leave Triton's kernels, and choose before it is settled that they
+have them (``_qwen3_5_hybrid_overrides``, 0.5.14 on): their pages have one token, whatever was given."""
 SPARSE_BLOCKS = {"minimaxm3": (0, 5, 16)}
 """Sparse attention in blocks of 128 tokens."""
+COMPRESSED_KEYS = {"qwen4exp": (0, 5, 20)}
+"""Keys that choose what is read stand for several tokens of a page."""
 SPARE_STATE_MODELS = {
     "qwen": SPARE_STATES, "bailing": SPARE_STATES, "falconh1": SPARE_STATES, "granite": SPARE_STATES,
     "nemotron": SPARE_STATES, "kimilinear": (0, 5, 16), "kimik3": (0, 5, 17), "glm5": (0, 5, 20),
@@ -57,6 +67,8 @@ def sglang_page(model: ModelSpec, serving: Serving, *, drafts: bool) -> int:
         return 64 * (max(item.pool for item in indexers) if version >= POOLED_KEYS else 1)
     if named_since(model, SPARSE_BLOCKS, version) and capability in (HOPPER, BLACKWELL):
         return given or 128
+    if named_since(model, COMPRESSED_KEYS, version):
+        return 64
     if capability != BLACKWELL:
         return given or 1
     if latents:
@@ -77,9 +89,14 @@ def spare_states(model: ModelSpec, serving: Serving, page: int) -> int:
 def _blackwell(model: ModelSpec, version: Version, given: int | None, *, drafts: bool) -> int:
     """Keys and values on data-center Blackwell."""
     blocks = model.layers()
+    if any(version < until and named(model, start) for start, until in TRITON_BEFORE.items()):
+        return given or 1
     if any(block.state is not None for block in blocks):
-        if not named_since(model, SPARE_STATE_MODELS, version) or drafts:
+        settled = not drafts or named_since(model, HEADS_MODELS, version)
+        if not named_since(model, SPARE_STATE_MODELS, version) or not settled:
             return given or 1
+        if named(model, *TRITON_BESIDE_STATES):
+            return 1
     elif any(block.cross is not None for block in blocks) or (
         not named_since(model, HEADS_MODELS, version) and (version < HEADS_KERNEL or drafts)
     ):

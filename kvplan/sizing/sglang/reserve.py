@@ -21,6 +21,7 @@ from kvplan.sizing.sglang.graphs import (
     captured_prefill,
     prefill_graph_mib,
 )
+from kvplan.sizing.sglang.images import reads_images
 from kvplan.sizing.sglang.names import Version, named, named_since
 from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.schema import GpuSpec, ModelSpec
@@ -81,7 +82,7 @@ def sglang_reserve(asked: Asked) -> Reserve:
     else:
         held = _by_parts(asked, chunk, batch)
     share = round((asked.memory_mib - held) / asked.memory_mib, 3)
-    return Reserve(chunk, batch, round(share * _beside_images(asked.model), 6))
+    return Reserve(chunk, batch, round(share * _beside_images(asked.model, asked.version), 6))
 
 
 def image_cache_bytes(version: Version, gpu: GpuSpec, model: ModelSpec) -> int:
@@ -89,7 +90,7 @@ def image_cache_bytes(version: Version, gpu: GpuSpec, model: ModelSpec) -> int:
 
     Qwen3-VL keeps none on Hopper of 60 GiB and more, where it is served as profiled.
     """
-    if model.vision is None or version < IMAGE_CACHE:
+    if version < IMAGE_CACHE or not reads_images(model, version):
         return 0
     profiled = gpu.architecture == "hopper" and gpu.usable_memory_bytes >= 60 << 30
     return 0 if profiled and named_since(model, {"qwen3vl": LARGE_STEPS}, version) else 100 << 20
@@ -164,7 +165,7 @@ def _before_capture(asked: Asked, chunk: int, batch: int) -> Reserve:
     """
     parallel = 128 * asked.tp * asked.pp
     share = round((asked.memory_mib - AFTER_CAPTURE_MIB - parallel) / asked.memory_mib, 3)
-    if asked.model is not None and asked.model.vision is not None:
+    if asked.model is not None and reads_images(asked.model, asked.version):
         share -= IMAGES_AFTER_CAPTURE_MIB / asked.memory_mib
     eager = asked.running is None or asked.running > batch
     held = max(512 + 1.5 * max(chunk, 2048) + parallel, FLOOR_MIB if asked.memory_mib > 60 * 1024 else 0)
@@ -180,20 +181,18 @@ def _largest_prefill(asked: Asked, chunk: int) -> int:
     return chunk
 
 
-def _beside_images(model: ModelSpec | None) -> float:
+def _beside_images(model: ModelSpec | None, version: Version) -> float:
     """Factor on the share where images are read: less of it the larger the tower.
 
     SGLang looks for the tower's layers and width under one name each, and takes 24 and 1,024 where a
     configuration has another: Qwen's calls the layers ``depth``, Qwen2-VL's width is the language model's.
     """
-    if model is None or model.vision is None:
+    if model is None or model.vision is None or not reads_images(model, version):
         return 1.0
     layers, width = model.vision.layers, model.vision.hidden_size
     if named(model, "qwen"):
         layers = 24
     if named(model, "qwen2vl"):
         width = model.hidden_size
-    if named(model, "kimi"):
-        layers, width = 24, 1024
     score = layers * width**2 / (24 * 1024**2)
     return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (score - 1.0)))

@@ -158,7 +158,21 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         "output_gate": _has_gate(config),
         "query_rank": config.optional("share_q_dim"),
         "v_projection": not (config.flag("attention_k_eq_v") and reach == "full"),
+        "sinks": _has_sinks(config, sliding=reach == "sliding"),
     }
+
+
+def _has_sinks(config: Config, *, sliding: bool) -> bool:
+    """Whether query heads have a learned logit beside those of the keys: GPT-OSS's do, MiMo-V2's and Laguna's
+    where a field says so, Granite's that name the kinds of their layers unless one says otherwise.
+    """
+    if config.model_type.startswith(families.SINKS):
+        return True
+    if config.model_type in ("granite", "granitemoe"):
+        return config.flag("attention_sinks", config.get("layer_types") is not None)
+    if not sliding:
+        return config.flag("add_full_attention_sink_bias")
+    return config.flag("add_swa_attention_sink_bias") or config.flag("swa_attention_sink_enabled")
 
 
 def _has_gate(config: Config) -> bool:

@@ -220,6 +220,12 @@ GATED_TOWERS = frozenset(
 )
 """Towers, or models with such, with gated layers whatever their activation is called."""
 
+IMAGE_PREFIXES = frozenset({"bagel", "gemma3", "molmo2", "moondream3", "paligemma"})
+"""Whole models' types whose tokens of one image attend to one another; Gemma 4's say it in a field."""
+
+SINKS = ("gpt_oss",)
+"""Whose every query head has a learned logit beside those of the keys, without a field that says so."""
+
 WHOLE_TOWERS = frozenset({"gemma3n", "gemma4", "diffusion_gemma"})
 """Models whose towers vLLM 0.33 takes from transformers, so that every GPU holds them whole."""
 

@@ -31,7 +31,7 @@ from kvplan.specs.huggingface.quantization import model_dtype, weights
 from kvplan.specs.huggingface.rotary import max_context, unstretched_context, yarn_context
 from kvplan.specs.huggingface.sounds import sound
 from kvplan.specs.huggingface.states import state
-from kvplan.specs.huggingface.towers import vision
+from kvplan.specs.huggingface.towers import image_prefixes, vision
 from kvplan.specs.huggingface.understood import (
     refuse_elsewhere,
     refuse_other_files,
@@ -192,6 +192,7 @@ def _assemble(
         "layout": segments(names),
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
         "vision": tower,
+        "image_prefixes": image_prefixes(config),
         "draft": draft(config, stack),
         "extra_weights": (*extra_weights(config, stack), *towers, *querying, *coding),
     }

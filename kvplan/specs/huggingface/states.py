@@ -123,6 +123,7 @@ def _implied_delta(config: Config) -> State:
         key_head_dim=dim,
         value_head_dim=config.optional("linear_value_head_dim") or 2 * dim,
         conv_kernel=config.count("linear_conv_kernel_dim"),
+        negative_eigenvalues=config.flag("linear_allow_neg_eigval", True),
         recurrent_dtype=recurrent_dtype(config),
     )
 

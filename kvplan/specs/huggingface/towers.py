@@ -72,6 +72,16 @@ def vision(config: Config) -> tuple[Vision | None, list[str]]:
     return None, [uncounted("vision")] if unread else []
 
 
+def image_prefixes(config: Config) -> bool:
+    """Whether tokens of one image attend to one another, also to later ones."""
+    said = config.top.get("is_mm_prefix_lm")
+    if said is not None:
+        return bool(said)
+    reads = any(owner.get(key) for owner in tower_owners(config) for key in VISION)
+    in_field = reads and config.get("use_bidirectional_attention") == "vision"
+    return in_field or str(config.top.get("model_type")) in families.IMAGE_PREFIXES
+
+
 def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
     """A tower that has no section: its name says its size, or the model's class does."""
     if listed := timm_towers(owner):
