@@ -99,7 +99,12 @@ def together(sections: Sequence[Section]) -> Iterator[tuple[Metric, str]]:
 
 
 def _from_to(low: str, high: str) -> str:
-    """``'3 blocks', '4 blocks'`` -> ``'3 to 4 blocks'``; the unit is said twice only where it differs."""
+    """``'3 blocks', '4 blocks'`` -> ``'3 to 4 blocks'``; the unit is said twice only where it differs.
+
+    What differs only in digits that are not shown is the same to a reader.
+    """
+    if low == high:
+        return f"{low} each"
     number, _, unit = low.partition(" ")
     return f"{number if unit == high.partition(' ')[2] else low} to {high}"
 

@@ -43,6 +43,7 @@ def test_no_figure_is_called_by_the_sign_of_its_unit(name: str, unit: str, shown
         (2, 5, "1", "7"),
         (0.25, 0.5, "1", "25.0% to 50.0%"),
         (0.5, 0, "1", "0 to 50.0%"),
+        (0.25, 0.25001, "1", "25.0% each"),
         ("lru", "lru", "", "lru"),
         ("lru", "lfu", "", "lru, lfu"),
         (None, None, "s", "–"),
