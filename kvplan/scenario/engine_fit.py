@@ -2,12 +2,13 @@
 
 What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end time; of TTFT for short, middling
 and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
-does not matter. Regressions over simulations all around find the constants under a robust loss
-(``kvplan.scenario.search``), weakly drawn to what is usual: what a run cannot tell apart is then divided by
-what is plausible. Where that misses, it begins again from afar (``kvplan.scenario.foothold``). A constant
-that the run does not determine is named, with the factor by which it could be off. One half of the requests
-is fitted on, the errors printed are those of the other half. Cached prompt tokens and closed loops are
-replayed as they were (``kvplan.scenario.log_replay``).
+does not matter; where the server said what it took from scheduling each request to its first token, also of
+that and of the rest of TTFT, each by itself. Regressions over simulations all around find the constants under
+a robust loss (``kvplan.scenario.search``), weakly drawn to what is usual: what a run cannot tell apart is
+then divided by what is plausible. Where that misses, it begins again from afar
+(``kvplan.scenario.foothold``). A constant that the run does not determine is named, with the factor by which
+it could be off. One half of the requests is fitted on, the errors printed are those of the other half. Cached
+prompt tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
 """
 
 from __future__ import annotations
@@ -160,6 +161,9 @@ class _Fitting:
         self.client, _ = client_overhead({name: value for name, value in given.items() if name in LIMITS})
         self.client = replace(self.client, seed=str(scenario.seed))
         self.system = run.system
+        if scenario.disaggregation is not None:
+            # Who answers is the decode server, and its own times say nothing of the prefill server.
+            logs = [log.without_server_times() for log in logs]
         self.runs = [FittedRun(run.system, log, base, self.client) for log in logs]
         self.closed = any(each.closed for each in self.runs)
         self.assumed = {item.name: item.value for item in run.clock.assumptions}
@@ -282,6 +286,11 @@ class _Fitting:
             [] if self.served is None else another_model([each.log.model for each in self.runs], self.served)
         )
         other += another_size([each.log.tp for each in self.runs], self.tp)
+        if any(each.timed for each in self.runs):
+            other.append(
+                "what the server says it took from scheduling each request to its first token is compared by "
+                "itself, and so is what clients waited beside that"
+            )
         return other + [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
@@ -322,7 +331,8 @@ class _Fitting:
         pairs = [pair for each in calm for pair in each.pairs(values)]
         # In a closed loop the spread decides what the engine does, and was fitted with the constants.
         if not self.closed and not self.client.spread:
-            spread = client_spread(pairs, calm[0].outside(values))
+            ways = [pair for each in calm for pair in each.ways(values)]
+            spread = client_spread(ways, calm[0].outside(values))
             if spread is not None:
                 found[SPREAD.name] = spread
                 for each in self.runs:

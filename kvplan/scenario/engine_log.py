@@ -23,7 +23,7 @@ from kvplan.scenario.log_document import RunDocument, runs_in
 from kvplan.scenario.log_genai_bench import genai_bench_requests, is_genai_bench
 from kvplan.scenario.log_sqlite import MAGIC, sqlite_requests
 from kvplan.scenario.log_table import read_records, read_table
-from kvplan.scenario.log_units import check_streamed
+from kvplan.scenario.log_units import agreed, check_streamed
 from kvplan.scenario.measured import Measured
 from kvplan.traces.compression import Telling, unpacked
 
@@ -60,6 +60,10 @@ class EngineLog:
     max_in_flight: int | None = None
     model: str | None = None
     tp: int | None = None
+
+    def without_server_times(self) -> EngineLog:
+        """The same as its clients alone saw it."""
+        return replace(self, rows=tuple(replace(row, prefill_s=None) for row in self.rows))
 
 
 class _Read(NamedTuple):
@@ -139,8 +143,8 @@ def _too_few(log: EngineLog) -> DataError:
 def _log(run: str | RunDocument, name: str, notes: list[str], max_in_flight: int | None) -> EngineLog:
     read = _rows(run, name, notes, max_in_flight)
     max_in_flight = read.max_in_flight if max_in_flight is None else max_in_flight
-    rows = read.rows
-    check_streamed(rows, name)
+    check_streamed(read.rows, name)
+    rows = agreed(read.rows, notes)
     rows.sort(key=lambda row: row.arrival_s)
     if not max_in_flight:
         rows = _within_seconds(rows, notes)

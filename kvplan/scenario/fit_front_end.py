@@ -8,7 +8,8 @@ the work is that under which it differs least from what was measured, but for wh
 of a length.
 
 How requests fall into steps changes with everything, so a difference counts only as far as it is not made of
-a few requests that happened to be earlier or later. What is usual decides the rest.
+a few requests that happened to be earlier or later. Where the server said what it took from scheduling each
+request, that is left out of TTFT, and a difference counts as it is. What is usual decides the rest.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def front_end(
             for work_s in tried
         ]
         scale_s = max(min(float(np.median(each)) for each in off), _LEAST_OFF_S)
-        told += [_gain(off[usual] / scale_s, each / scale_s) for each in off]
+        told += [_gain(off[usual] / scale_s, each / scale_s, by_steps=not run.timed) for each in off]
     logs = np.log(tried)
     rest = np.log(np.maximum(whole - np.array(tried), LEAST_S))
     told += np.log(_usual(logs - math.log(server.start), server))
@@ -103,7 +104,7 @@ def _unexplained(run: FittedRun, values: Mapping[str, float]) -> Array:
     import numpy as np
 
     engine = [name for name in values if name not in OUTSIDE]
-    around = [run.pairs({**values, **{name: values[name] * factor for name in engine}}) for factor in AROUND]
+    around = [run.ways({**values, **{name: values[name] * factor for name in engine}}) for factor in AROUND]
     simulated = np.mean([[row.ttft_s for row, _ in pairs] for pairs in around], axis=0)
     late = np.array([real.ttft_s for _, real in around[0]]) - simulated
     prompts = np.array([float(row.prompt_tokens) for row, _ in around[0]])
@@ -116,17 +117,18 @@ def _unexplained(run: FittedRun, values: Mapping[str, float]) -> Array:
     return np.asarray(np.abs(late - by @ line))
 
 
-def _gain(before: Array, after: Array) -> float:
+def _gain(before: Array, after: Array, *, by_steps: bool = True) -> float:
     """By how much the logarithm of the likelihood grows from one simulation to another.
 
-    For differences as a Cauchy distribution of scale 1 has them; never more than the sum's own uncertainty,
-    from request to request, allows for, a deviation of which is chance.
+    For differences as a Cauchy distribution of scale 1 has them; where steps move requests (``by_steps``),
+    never more than the sum's own uncertainty, from request to request, allows for, a deviation of which is
+    chance.
     """
     import numpy as np
 
     gained = np.log1p(before**2) - np.log1p(after**2)
     whole, noise = float(gained.sum()), float(np.sqrt(np.sum(gained**2)))
-    if not noise:
-        return 0.0
+    if not by_steps or not noise:
+        return whole / CORRELATED
     sure = max(abs(whole) / noise - 1.0, 0.0) ** 2 / 2
     return math.copysign(min(abs(whole) / CORRELATED, sure), whole)

@@ -65,6 +65,11 @@ class FittedRun:
         """Whether its client waited for answers."""
         return self.replay.closed
 
+    @property
+    def timed(self) -> bool:
+        """Whether the server said of every request what it took from scheduling it to its first token."""
+        return all(row.prefill_s is not None for row in self.log.rows)
+
     def residual(self, values: Mapping[str, float]) -> Array:
         """Logarithms of simulated over measured features, of the requests that are fitted on.
 
@@ -119,6 +124,13 @@ class FittedRun:
         """Of each request what the engine's part takes, simulated, and what its client saw."""
         both = zip(self._inside(values), self.log.rows, strict=True)
         return [(row, real) for row, real in both if row is not None]
+
+    def ways(self, values: Mapping[str, float]) -> list[Pair]:
+        """The same without what the engine's steps take until the first token, where the server said that."""
+        both = self.pairs(values)
+        if not self.timed:
+            return both
+        return [(row.unscheduled(), real.unscheduled()) for row, real in both]
 
     def outside(self, values: Mapping[str, float]) -> ClientOverhead:
         """What clients wait for beside the engine."""

@@ -61,6 +61,21 @@ def _cached(document: Mapping[str, Any], prompts: Sequence[Any], path: str) -> d
     }
 
 
+def _prefills(document: Mapping[str, Any], count: int, path: str) -> dict[int, dict[str, Any]]:
+    """What vLLM's server says it took from scheduling a request to its first token.
+
+    With ``--enable-per-request-metrics`` it does, and the benchmark keeps that in seconds, under a name that
+    promises more: ``server_queue_times``, from the scheduler's taking a request in to its scheduling it, is
+    not within ``server_ttfts``, and waiting for the scheduler to take it in is in neither.
+    """
+    found = document.get("server_ttfts")
+    if not isinstance(found, list):
+        return {}
+    if len(found) != count:
+        raise DataError(f"{len(found)} server_ttfts for {count} requests", where=path)
+    return {index: {"prefill": value} for index, value in enumerate(found) if is_number(value)}
+
+
 def _rests(whole: Sequence[Any], ttfts: object, path: str) -> list[list[float]]:
     """What an answer took after its first token, where only that and the whole is said."""
     if not isinstance(ttfts, list) or len(ttfts) != len(whole):
@@ -101,6 +116,7 @@ def read_benchmark(
     limit = limit if max_in_flight is None else max_in_flight
     starts = _arrivals(document, lists, limit or None, path, notes)
     errors, cached = document.get("errors"), _cached(document, lists["input_lens"], path)
+    prefills = _prefills(document, count, path)
     rows, failed, silent = [], 0, 0
     for index in range(count):
         where = f"{path}: request {index}"
@@ -121,7 +137,8 @@ def read_benchmark(
             raise DataError("a length or time is not a number", where=where)
         prompt, output, ttft, start = numbers
         values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
-                  "e2e": ttft + math.fsum(gaps), **cached.get(index, {})}  # fmt: skip
+                  "e2e": ttft + math.fsum(gaps),
+                  **cached.get(index, {}), **prefills.get(index, {})}  # fmt: skip
         rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
     if silent and not rows:
         raise whole_answers(f"{silent:,} requests has no time, or", path)

@@ -19,11 +19,13 @@ TIMES = {
     "first": ("first_token", "first_token_ts", "first_token_time", "first_token_at", "first_token_timestamp",
               "completion_start_time"),
     "tpot": ("tpot", "time_per_output_token", "itl", "inter_token_latency"),
+    "prefill": ("server_ttft", "time_in_model_prefill", "gen_ai_latency_time_in_model_prefill"),
 }  # fmt: skip
 MOMENTS = ("arrival", "end", "first")
 _INSTEAD = {"e2e": ("end", "tpot"), "ttft": ("first",)}
 """What a missing column follows from."""
-
+SELDOM = ("cached_tokens", "prefill")
+"""What servers say only if they are asked to, and not of every request."""
 
 Columns = Mapping[str, Column]
 """Quantity to column."""

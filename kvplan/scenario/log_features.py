@@ -12,6 +12,9 @@ from itertools import accumulate
 from kvplan.scenario.measured import Measured
 
 METRICS = ("ttft", "tpot", "e2e")
+PARTS = ("prefill", "before")
+"""Of TTFT, where the server said them of every request: the engine's own time, and what clients wait beside.
+Each tells the constants of its side, whatever the other's are."""
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 PROMPT_BINS = (1 / 3, 2 / 3)
 FLIGHT_BINS = (0.05, 0.15, 0.35, 0.65, 0.85, 0.95)
@@ -56,14 +59,16 @@ def _log(values: Sequence[float], level: float | None) -> float:
 
 def _features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[float]) -> list[Feature]:
     found: list[Feature] = []
-    for metric in METRICS:
+    parts = PARTS if all(row.prefill_s is not None for row in real) else ()
+    for metric in (*METRICS, *parts):
         values = [value for row in rows if (value := value_of(row, metric)) is not None]
         if values:
             # Of requests that come in waves percentiles jump from one wave to the next; their mean does not.
             found += [(values, level) for level in (None, *LEVELS)]
     for metric, by, shares in (
-        ("ttft", [float(row.prompt_tokens) for row in real], PROMPT_BINS), ("tpot", flight, FLIGHT_BINS)
-    ):  # fmt: skip
+        *((metric, [float(row.prompt_tokens) for row in real], PROMPT_BINS) for metric in ("ttft", *parts)),
+        ("tpot", flight, FLIGHT_BINS),
+    ):
         edges = [quantile(sorted(by), share) for share in shares]
         for part in range(len(edges) + 1):
             inside = [
@@ -110,7 +115,8 @@ class _Elapsed:
 
 def value_of(row: Measured, metric: str) -> float | None:
     """A request's ``metric`` in seconds; None where it has none."""
-    return row.ttft_s if metric == "ttft" else row.e2e_s if metric == "e2e" else row.tpot_s
+    found: float | None = getattr(row, f"{metric}_s")
+    return found
 
 
 def statistics_of(rows: Sequence[Measured]) -> dict[str, dict[str, float]]:

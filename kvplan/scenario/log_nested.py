@@ -19,6 +19,9 @@ _USAGE = ("usage", "server_usage")
 _TOKEN_TIMES = frozenset(
     ("output_token_times", "token_times", "token_timestamps", "chunk_times", "reasoning_chunk_times")
 )
+_SCHEDULED = "time_to_first_token_ms"
+_VLLM_METRICS = frozenset((_SCHEDULED, "generation_time_ms", "queue_time_ms"))
+"""Of the ``metrics`` in an answer of vLLM's server (``--enable-per-request-metrics``)."""
 _DEPTH = 5
 
 
@@ -30,7 +33,7 @@ def named(item: Mapping[str, Any]) -> dict[str, Any]:
         plain_name(str(key)): value
         for part in item.values()
         if isinstance(part, dict)
-        for key, value in part.items()
+        for key, value in _server_times(part).items()
     }
     if parts:
         for quantity in COUNTS:
@@ -53,6 +56,14 @@ def token_ends(item: Mapping[str, Any]) -> dict[str, float]:
         if is_number(edge)
     ]
     return {FIRST: min(moments), LAST: max(moments)} if moments else {}
+
+
+def _server_times(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object within; of vLLM's ``metrics`` of a request the one time that is not its client's.
+
+    Its ``time_to_first_token_ms`` counts from when the request was scheduled.
+    """
+    return {"server_ttft_ms": part[_SCHEDULED]} if part.keys() >= _VLLM_METRICS else part
 
 
 def _count(quantity: str, parts: list[tuple[bool, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class LogReplay:
                 seen[int(row.id)] = Measured(
                     row.arrival_s, row.prompt_tokens, row.output_tokens,
                     row.first_token_s - row.arrival_s, row.finish_s - row.arrival_s,
-                    row.cached_tokens,
+                    row.cached_tokens, row.first_token_s - row.scheduled_s,
                 )  # fmt: skip
         return seen
 

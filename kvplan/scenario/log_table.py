@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from kvplan.errors import DataError
-from kvplan.scenario.log_columns import MOMENTS, Columns, candidates, columns_of, spelled_as_moments
+from kvplan.scenario.log_columns import MOMENTS, SELDOM, Columns, candidates, columns_of, spelled_as_moments
 from kvplan.scenario.log_nested import named, token_ends
 from kvplan.scenario.log_units import (
     Records,
@@ -236,8 +236,8 @@ def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str
     found: dict[str, float] = {}
     for name, column in columns.items():
         cell, more = record.get(column.name), found.get("output_tokens", 0.0) - 1.0
-        if name == "cached_tokens" and _is_nothing(cell):
-            continue  # servers say it if they are asked to
+        if name in SELDOM and _is_nothing(cell):
+            continue
         if name == "tpot" and more == 0.0 and (_is_nothing(cell) or cell == []):
             found[name] = 0.0  # one token has no time per token after it
         elif name == "tpot" and more > 0.0 and isinstance(cell, list) and cell and all(map(is_number, cell)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from kvplan.errors import DataError
@@ -120,6 +121,19 @@ def check_streamed(rows: Sequence[Measured], where: str) -> None:
     whole = sum(row.e2e_s <= row.ttft_s for row in several)
     if whole > len(several) / 2:
         raise whole_answers(f"{whole:,} of {len(several):,} requests", where)
+
+
+def agreed(rows: Sequence[Measured], notes: list[str]) -> list[Measured]:
+    """The rows with the server's own times if each has one, and none is beyond TTFT; else without any."""
+    strange = sum(row.prefill_s is None or row.prefill_s > row.ttft_s for row in rows)
+    if not strange:
+        return list(rows)
+    if any(row.prefill_s is not None for row in rows):
+        notes.append(
+            f"the server's own times are not used: of {strange:,} requests they are missing, or longer than "
+            "what the client saw"
+        )
+    return [replace(row, prefill_s=None) for row in rows]
 
 
 def whole_answers(which: str, where: str) -> DataError:

@@ -14,7 +14,11 @@ MAX_TOKENS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One request: seconds from the first arrival, tokens, seconds. ``cached_tokens`` None: not said."""
+    """One request: seconds from the first arrival, tokens, seconds. ``cached_tokens`` None: not said.
+
+    ``prefill_s``: the part of TTFT that the engine itself counts, from when it first scheduled the request to
+    its first token; None: not said. How long it queued before is not in it.
+    """
 
     arrival_s: float
     prompt_tokens: int
@@ -22,10 +26,23 @@ class Measured:
     ttft_s: float
     e2e_s: float
     cached_tokens: int | None = None
+    prefill_s: float | None = None
 
     def later(self, seconds: float) -> Measured:
         """The same with its first token, and its last, so much later."""
         return replace(self, ttft_s=self.ttft_s + seconds, e2e_s=self.e2e_s + seconds)
+
+    @property
+    def before_s(self) -> float | None:
+        """What TTFT holds beside ``prefill_s``: the way in and out, and waiting to be scheduled."""
+        return None if self.prefill_s is None else self.ttft_s - self.prefill_s
+
+    def unscheduled(self) -> Measured:
+        """The same as if it had its first token when it was scheduled, where that is known.
+
+        The last one comes as much earlier, so that the time per token remains.
+        """
+        return self if self.prefill_s is None else replace(self.later(-self.prefill_s), prefill_s=0.0)
 
     @property
     def tpot_s(self) -> float | None:
@@ -45,7 +62,7 @@ def measured_row(values: Mapping[str, float], where: str) -> Measured:
 
     Args:
         values: ``arrival``, ``prompt_tokens``, ``output_tokens``, ``ttft``, ``e2e`` and, where known,
-            ``cached_tokens``; times in seconds.
+            ``cached_tokens`` and ``prefill``; times in seconds.
 
     Raises:
         DataError: a number cannot be what it is said to be.
@@ -72,5 +89,5 @@ def measured_row(values: Mapping[str, float], where: str) -> Measured:
         )
     return Measured(
         values["arrival"], int(prompt), int(output), values["ttft"], max(values["e2e"], values["ttft"]),
-        None if cached is None else int(cached),
+        None if cached is None else int(cached), values.get("prefill"),
     )  # fmt: skip

@@ -48,9 +48,13 @@ TRUTH = {
 
 
 def measured(
-    truth: dict[str, float], noise: float = 0.02, cached: float | None = None, **flags: Any
+    truth: dict[str, float],
+    noise: float = 0.02,
+    cached: float | None = None,
+    served: bool = False,
+    **flags: Any,
 ) -> EngineLog:
-    """What a client would log of an engine with these constants."""
+    """What a client would log of an engine with these constants; ``served``: and what its server would say."""
     rows: list[RequestRow] = []
     given = {f"latency.{name}": value for name, value in truth.items()}
     simulation = Run(load_scenario(None, {**BASE, **flags, **given}))
@@ -62,7 +66,8 @@ def measured(
         found.append(
             Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, row.first_token_s - row.arrival_s + extra,
                      row.finish_s - row.arrival_s + extra,
-                     None if cached is None else int(cached * row.prompt_tokens))
+                     None if cached is None else int(cached * row.prompt_tokens),
+                     row.first_token_s - row.scheduled_s if served else None)
         )  # fmt: skip
     return EngineLog("run.csv", "csv", tuple(sorted(found, key=lambda item: item.arrival_s)), ())
 

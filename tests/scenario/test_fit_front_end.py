@@ -12,7 +12,7 @@ import pytest
 
 from kvplan.latency.client import ClientOverhead
 from kvplan.latency.roofline import Roofline
-from kvplan.scenario.engine_fit import EngineFit, fit_engine
+from kvplan.scenario.engine_fit import EngineFit, _Fitting, fit_engine
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_constants import CLIENT, SERVER
 from kvplan.scenario.fit_front_end import STRIDE, _gain, front_end
@@ -29,10 +29,10 @@ WHOLE_S = 0.045
 """What a client waits for beside the engine."""
 
 
-def log_of(server_s: float, jitter: float = 0.2) -> EngineLog:
+def log_of(server_s: float, jitter: float = 0.2, **flags: Any) -> EngineLog:
     """A run with so much of the overhead in the front end, which is far from full."""
     truth = {**TRUTH, "api_server_s": server_s, "client_overhead_s": WHOLE_S - server_s}
-    rng, log = random.Random(f"front end/{server_s}"), measured(truth, noise=0.0, **FLAGS)
+    rng, log = random.Random(f"front end/{server_s}"), measured(truth, noise=0.0, **{**FLAGS, **flags})
     rows = (row.later((WHOLE_S - server_s) * (rng.lognormvariate(0.0, jitter) - 1.0)) for row in log.rows)
     return replace(log, rows=tuple(rows))
 
@@ -63,6 +63,60 @@ def test_a_front_end_that_holds_up_nobody_is_left_to_what_is_usual() -> None:
     assert told.deviation > slow.deviation
 
 
+SELDOM: dict[str, Any] = {"workload.rate": 5.0, "workload.requests": 150}
+"""A run in which few requests are sent close behind others."""
+
+
+def test_a_servers_times_let_few_requests_decide() -> None:
+    log = log_of(SLOW_S, served=True, **SELDOM)
+    known, unknown = (
+        front_end([fitted_run(each)], LUMPED, SERVER, CLIENT) for each in (log, log.without_server_times())
+    )
+    assert known.deviation < 0.35
+    assert unknown.deviation > 1.0
+    assert abs(math.log(known.seconds / SLOW_S)) < 1.65 * known.deviation
+    quick = front_end([fitted_run(log_of(1.5e-3, served=True, **SELDOM))], LUMPED, SERVER, CLIENT)
+    assert quick.seconds < 4e-3
+
+
+def test_what_the_servers_steps_take_is_left_out_of_both_sides() -> None:
+    log = log_of(SLOW_S, served=True)
+    run = fitted_run(log)
+    assert run.timed
+    for (row, real), (whole, seen) in zip(run.ways(LUMPED), run.pairs(LUMPED), strict=True):
+        assert real.ttft_s == seen.before_s
+        assert row.ttft_s == whole.before_s
+        assert real.tpot_s == pytest.approx(seen.tpot_s)
+        # What the front end does not take is waiting for a step that runs: none is as long as this.
+        assert -1e-9 <= row.ttft_s < 1.0
+    bare = fitted_run(log.without_server_times())
+    assert not bare.timed
+    assert bare.ways(LUMPED) == bare.pairs(LUMPED)
+
+
+def test_a_servers_times_tell_the_engine_from_the_client() -> None:
+    """A fit knows more of the constants on both sides of them, and is right about it."""
+    log = log_of(SLOW_S, served=True, **SELDOM)
+    scenario = load_scenario(None, {**BASE, **FLAGS})
+    apart, whole = (fit_engine(scenario, each) for each in (log, log.without_server_times()))
+    for name in ("api_server_s", "compute_efficiency"):
+        assert apart.alone[name] < 0.75 * whole.alone[name], name
+    assert "api_server_s" in apart.uncertainty
+    assert "api_server_s" in whole.unidentified
+    assert apart.constants["api_server_s"] == pytest.approx(SLOW_S, rel=0.35)
+    assert any("compared by itself" in note for note in apart.notes)
+    assert not any("compared by itself" in note for note in whole.notes)
+
+
+def test_a_decode_servers_times_say_nothing_of_a_prefill_servers() -> None:
+    log = log_of(SLOW_S, served=True, **SELDOM)
+    split = {"disaggregation": {"prefill": {"instances": 1}, "decode": {"instances": 1}}}
+    for parts, used in (({}, True), (split, False)):
+        scenario = load_scenario(None, {**BASE, **FLAGS, **parts})
+        (run,) = _Fitting(scenario, [log], "roofline", lambda text: None).runs
+        assert run.timed is used
+
+
 def test_it_is_no_longer_than_the_whole_overhead() -> None:
     small = {**LUMPED, "api_server_s": 1e-4, "client_overhead_s": 1e-3}
     told = front_end([fitted_run(log_of(1.5e-3))], small, SERVER, CLIENT)
@@ -80,6 +134,9 @@ def test_a_difference_made_of_chance_counts_for_nothing() -> None:
     # A few that come a step earlier say less than many that come a little so.
     few = np.concatenate([before[:-5], np.zeros(5)])
     assert _gain(before, few) < 1.0
+    # But where it is not steps that move them, they count.
+    assert _gain(before, few, by_steps=False) > _gain(before, few)
+    assert _gain(before, before, by_steps=False) == 0.0
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,61 @@ def test_the_whole_of_an_answer_stands_in_for_its_gaps(tmp_path: Path) -> None:
         read_engine_log(put(tmp_path / "v.json", {**document, "latencies": [1.0]}))
 
 
+SERVED = [0.02 + 0.0001 * (index % 7) for index in range(COUNT)]
+"""What the server says of each request: seconds from scheduling it to its first token."""
+
+
+def test_times_of_vllms_server_count_from_when_it_scheduled(tmp_path: Path) -> None:
+    document = vllm(server_ttfts=SERVED, server_queue_times=[0.004] * COUNT)
+    log = read_engine_log(put(tmp_path / "v.json", document))
+    same(log)
+    assert [row.prefill_s for row in log.rows] == SERVED
+    row = log.rows[3]
+    assert row.before_s == pytest.approx(request(3)[3] - SERVED[3])
+    early = row.unscheduled()
+    assert early.ttft_s == pytest.approx(request(3)[3] - SERVED[3])
+    assert early.tpot_s == pytest.approx(STEP_S)
+    assert {row.prefill_s for row in log.without_server_times().rows} == {None}
+    assert read_engine_log(put(tmp_path / "v.json", vllm())).rows[3].before_s is None
+    with pytest.raises(DataError, match="1 server_ttfts for"):
+        read_engine_log(put(tmp_path / "v.json", vllm(server_ttfts=[0.1])))
+
+
+@pytest.mark.parametrize("strange", [None, 9.0])
+def test_a_servers_times_that_not_all_requests_can_have_are_left_out_and_said(
+    tmp_path: Path, strange: float | None
+) -> None:
+    document = vllm(server_ttfts=[*SERVED[:-2], strange, SERVED[-1]])
+    log = read_engine_log(put(tmp_path / "v.json", document))
+    same(log)
+    assert {row.prefill_s for row in log.rows} == {None}
+    assert log.notes[0].startswith("the server's own times are not used: of 1 requests")
+    nobody = read_engine_log(put(tmp_path / "v.json", vllm(server_ttfts=[None] * COUNT)))
+    assert not nobody.notes
+
+
+def test_a_servers_times_in_logs_of_ones_own(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"start_s": start, "first_token_latency_s": ttft, "e2e_s": e2e_s(output, ttft), "prompt_tokens": prompt,
+         "output_tokens": output}
+        for start, prompt, output, ttft in REQUESTS
+    ]  # fmt: skip
+    span = "gen_ai.latency.time_in_model_prefill"
+    answers: list[list[dict[str, Any]]] = [
+        [{"server_ttft_ms": 1e3 * served} for served in SERVED],
+        [{span: served} for served in SERVED],
+        [{"metrics": {"time_to_first_token_ms": 1e3 * served, "generation_time_ms": 1.0, "queue_time_ms": 4.0,
+                      "mean_itl_ms": None, "tokens_per_second": 9.0}} for served in SERVED],
+    ]  # fmt: skip
+    for said in answers:
+        both = [row | more for row, more in zip(rows, said, strict=True)]
+        log = read_engine_log(put(tmp_path / "l.jsonl", lines(both)))
+        same(log)
+        assert [row.prefill_s for row in log.rows] == pytest.approx(SERVED)
+    both[5] = rows[5]
+    assert read_engine_log(put(tmp_path / "l.jsonl", lines(both))).rows[4].prefill_s is None
+
+
 def test_every_run_of_a_file_is_read(tmp_path: Path) -> None:
     rates = [vllm(request_rate=rate) for rate in (1.0, 2.0, 4.0)]
     found = read_engine_logs(put(tmp_path / "appended.json", "\n".join(map(json.dumps, rates))))
