@@ -18,6 +18,7 @@ from kvplan.scenario.fit_constants import CLIENT, SERVER
 from kvplan.scenario.fit_front_end import STRIDE, _gain, front_end
 from kvplan.scenario.fit_run import FittedRun
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.log_features import LEVELS, PROMPT_BINS, features, in_flight, quantile
 from kvplan.scenario.run import Run
 from tests.scenario.test_engine_fit import BASE, TRUTH, measured
 
@@ -92,6 +93,38 @@ def test_what_the_servers_steps_take_is_left_out_of_both_sides() -> None:
     bare = fitted_run(log.without_server_times())
     assert not bare.timed
     assert bare.ways(LUMPED) == bare.pairs(LUMPED)
+
+
+def test_what_the_servers_steps_take_says_nothing_of_the_front_end() -> None:
+    log, rng = log_of(SLOW_S, served=True, **SELDOM), random.Random("steps")
+    rows = []
+    for row in log.rows:
+        longer_s = 0.05 * rng.random()
+        assert row.prefill_s is not None
+        rows.append(replace(row.later(longer_s), prefill_s=row.prefill_s + longer_s))
+    told, slower = (
+        front_end([fitted_run(each)], LUMPED, SERVER, CLIENT)
+        for each in (log, replace(log, rows=tuple(rows)))
+    )
+    assert slower.seconds == pytest.approx(told.seconds, rel=1e-6)
+    assert slower.deviation == pytest.approx(told.deviation, rel=1e-6)
+
+
+def test_both_parts_of_ttft_are_compared_where_the_server_said_one() -> None:
+    log = log_of(SLOW_S, served=True, **SELDOM)
+    bare, flight = log.without_server_times().rows, in_flight(log.rows)
+    without = features(bare, bare, flight)
+    both = features(log.rows, log.rows, flight)
+    # The simulation always says it; the measured run decides.
+    assert features(log.rows, bare, flight) == without
+    added = list(both)
+    for value in without:
+        added.remove(value)
+    for part in ("prefill_s", "before_s"):
+        values = sorted(getattr(row, part) for row in log.rows)
+        assert math.log(quantile(values, 0.5)) in added
+        assert math.log(quantile(values, 0.9)) in added
+    assert len(added) == 2 * (1 + len(LEVELS) + len(PROMPT_BINS) + 1)
 
 
 def test_a_servers_times_tell_the_engine_from_the_client() -> None:
