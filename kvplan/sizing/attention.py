@@ -76,7 +76,7 @@ def default_format(model: ModelSpec, engine: Engine, dtype: str | None = None) -
     Args:
         dtype: of activations; ``None``: the model's.
     """
-    asked = model.kv_format if engine != "transformers" else None
+    asked = model.asked_format(engine) if engine != "transformers" else None
     return asked or dtype or model.dtype
 
 

@@ -16,8 +16,9 @@ from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.latent_block import BY_KERNEL, INDEXED_TOKENS
 from kvplan.sizing.serving import EngineKind, Serving
+from kvplan.sizing.sglang.page import asserts_a_page
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
-from kvplan.sizing.support import cut_tile, unread, unserved_state, weights_means
+from kvplan.sizing.support import cut_tile, keeps_plain, unread, unserved_state, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
 
@@ -70,6 +71,10 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
     name = NAMES[engine]
     if (state := unserved_state(report.model)) is not None:
         return f"{name} has no models with layers of {state}"
+    if keeps_plain(report.model, report.kv_format, engine):
+        return (
+            f"vLLM's class of {report.model.name} keeps K and V in {report.model.dtype}, whatever it is told"
+        )
     if _kv_flag(report, engine) is None:
         return f"{name} has no {report.kv_format.name} KV cache"
     where = f"on {gpu.name} (compute capability {gpu.compute_capability})"
@@ -97,6 +102,12 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
         )
     if engine == "sglang" and report.drafter is not None and not eagle and report.parallel.dp_attention:
         return "SGLang does not start ranks of data-parallel attention for which another model drafts"
+    if engine == report.serving.kind == "sglang" and asserts_a_page(report.model, serving):
+        return (
+            "SGLang stops at start without its overlap scheduler on this GPU: the kernels it chooses for the "
+            "model want spare states, which it then keeps only in pages that were given (--page-size 64), or "
+            "no radix cache (--disable-radix-cache)"
+        )
     if engine == "sglang" and chunk_splits_pages(report):
         return (
             f"SGLang refuses chunks of {serving.max_num_batched_tokens:,} tokens in pages of "

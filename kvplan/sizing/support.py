@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from kvplan.sizing.attention import DTYPE_BYTES
 from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.head_kernels import are_read, kept_heads
 from kvplan.sizing.latent_block import BY_KERNEL, unread_latents
@@ -20,7 +21,7 @@ from kvplan.sizing.serving import BLACKWELL, EngineKind, Serving, compute_capabi
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.formats import KvFormat
 from kvplan.specs.model import ModelSpec
-from kvplan.specs.schema import GpuSpec, LatentAttention
+from kvplan.specs.schema import FullAttention, GpuSpec, LatentAttention
 from kvplan.specs.state import MatrixMemoryState, RecurrentState, RwkvState, WkvState
 
 Means = Literal["native", "widened", "none"]
@@ -30,6 +31,9 @@ UNSERVED = {
     RwkvState: "RWKV", WkvState: "RWKV", MatrixMemoryState: "xLSTM", RecurrentState: "RG-LRU (Griffin)",
 }  # fmt: skip
 """Layers that no model of either engine has (registries of vLLM 0.33 and SGLang 0.5.23)."""
+
+PLAIN_FAMILIES = ("falcon", "refinedweb", "refinedwebmodel")
+"""Families whose class in vLLM 0.33 does not tell attention how the cache is configured; no other is so."""
 
 AMPERE, TURING = (8, 0), (7, 5)
 
@@ -59,11 +63,20 @@ def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind)
 
 def kv_means(model: ModelSpec, form: KvFormat, gpu: GpuSpec, serving: Serving, engine: EngineKind) -> Means:
     """How ``engine`` reads a cache of this format on the GPU; of another engine, its newest release."""
+    if keeps_plain(model, form, engine):
+        return "none"
     if gpu.vendor != "nvidia":
         return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
     if unread(model, form, gpu, serving, engine) is not None:
         return "none"
     return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
+
+
+def keeps_plain(model: ModelSpec, form: KvFormat, engine: EngineKind) -> bool:
+    """Whether ``engine`` starts with this format and ignores it, keeping K and V in the model's dtype."""
+    heads = any(isinstance(block.attention, FullAttention) for block in model.layers())
+    plain = engine == "vllm" and model.family in PLAIN_FAMILIES and heads
+    return plain and form.name not in (*DTYPE_BYTES, model.asked_format(engine))
 
 
 def unread(

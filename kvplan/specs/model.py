@@ -124,6 +124,10 @@ class LayerGroup:
     block: Block
 
 
+KvFormats = Mapping[Literal["vllm", "sglang"], str]
+"""The KV number format that an engine takes from a checkpoint; those that take none are left out."""
+
+
 class ModelSpec(Frozen):
     """A model's shape. ``layout`` stacks the named ``blocks``; every block must be used."""
 
@@ -146,8 +150,10 @@ class ModelSpec(Frozen):
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Dtype of activations, and of the KV cache unless told otherwise."""
     weights: Weights = Weights()
-    kv_format: str | None = None
-    """KV number format the checkpoint itself asks for (its quantization config), if any."""
+    kv_format: str | KvFormats | None = None
+    """KV number format the checkpoint itself asks for (its quantization config), if any: one for every
+    engine, or by engine where they read it differently.
+    """
     blocks: Annotated[Mapping[str, Block], Field(min_length=1, max_length=64)]
     layout: Annotated[tuple[Segment, ...], Field(min_length=1, max_length=4096)]
     encoder: Encoder | None = None
@@ -173,6 +179,14 @@ class ModelSpec(Frozen):
         if needs_encoder and self.encoder is None:
             raise ValueError("cross attention over an encoder needs the encoder section")
         return self
+
+    def asked_format(self, engine: str) -> str | None:
+        """The KV number format the checkpoint asks ``engine`` for; of another than vLLM and SGLang: any."""
+        asked = self.kv_format
+        if asked is None or isinstance(asked, str):
+            return asked
+        own = engine in ("vllm", "sglang")
+        return next((form for name, form in asked.items() if name == engine or not own), None)
 
     @property
     def num_layers(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,38 @@ def test_more_sequences_than_tokens_have_no_command() -> None:
     assert no_command(report, "vllm") == (
         "vLLM refuses a step of 100 tokens for 200 sequences: it wants a token for each"
     )
+
+
+def test_falcons_class_in_vllm_does_not_hear_of_the_cache() -> None:
+    model, gpu = load_model("falcon-40b"), load_gpu("h200")
+    assert no_command(fit_model(model, gpu, kv_dtype="fp8"), "vllm") == (
+        "vLLM's class of falcon-40b keeps K and V in bf16, whatever it is told"
+    )
+    assert no_command(fit_model(model, gpu), "vllm") is None
+    assert no_command(fit_model(load_model("llama-3.1-8b"), gpu, kv_dtype="fp8"), "vllm") is None
+
+
+@pytest.mark.parametrize("model", ["nemotron-3-nano-30b-a3b", "nemotron-h-56b"])
+def test_nemotron_wants_a_page_on_blackwell_where_nothing_runs_ahead(model: str) -> None:
+    def refusal(gpu: str, version: str = "0.5.23", **more: Any) -> str | None:
+        fit = fit_model(
+            load_model(model),
+            load_gpu(gpu),
+            engine="sglang",
+            parallel=Parallel(tp=2),
+            version=version,
+            **more,
+        )
+        return no_command(fit, "sglang")
+
+    asserted = refusal("b200", async_scheduling=False)
+    assert asserted is not None
+    assert "--page-size 64" in asserted
+    assert refusal("b200", async_scheduling=False, block_size=1) == asserted
+    assert refusal("b200", async_scheduling=False, block_size=64) is None
+    assert refusal("b200", async_scheduling=False, version="0.5.18") is None
+    assert refusal("b200") is None
+    assert refusal("h200", async_scheduling=False) is None
 
 
 def test_a_cache_wider_than_the_checkpoint_asks_for_is_said() -> None:

@@ -325,6 +325,7 @@ def test_weight_quantization(quantization: dict[str, Any], expected: str, router
 
 def test_modules_left_alone_keep_their_dtype() -> None:
     quantization = {
+        "quant_method": "modelopt",
         "quant_algo": "NVFP4",
         "ignore": ["lm_head", *(f"model.layers.{layer}.self_attn*" for layer in range(8))],
         "kv_cache_scheme": {"type": "float", "num_bits": 8, "dynamic": False},

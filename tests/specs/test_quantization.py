@@ -252,7 +252,9 @@ def test_a_file_beside_the_configuration_is_read(tmp_path: Path) -> None:
         "kv_cache_quant_algo": "FP8",
         "exclude_modules": ["*self_attn*", "lm_head"],
     }
-    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"producer": {}, "quantization": quantization}))
+    (tmp_path / "hf_quant_config.json").write_text(
+        json.dumps({"producer": {"name": "modelopt"}, "quantization": quantization})
+    )
     spec = read_config(tmp_path / "config.json").model
     assert stored(spec, "experts", "attention") == ["nvfp4", "bf16"]
     assert spec.kv_format == "fp8_e4m3"
@@ -297,7 +299,8 @@ def test_a_quark_number_that_is_not_known_is_said() -> None:
 
 def test_heads_take_the_format_that_compressed_tensors_names() -> None:
     heads = {key: value for key, value in MOE.items() if "lora" not in key and "qk_" not in key}
-    scheme = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    cache = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}
+    scheme = {"quant_method": "compressed-tensors", "kv_cache_scheme": cache}
     model = spec_of({**heads, "model_type": "llama", "num_key_value_heads": 4}, scheme)
     assert model.kv_format == "fp8_e4m3"
 
@@ -306,7 +309,7 @@ def test_compressed_tensors_may_be_of_the_cache_alone() -> None:
     heads = {key: value for key, value in MOE.items() if "lora" not in key and "qk_" not in key}
     scheme = {
         "quant_method": "compressed-tensors", "format": "dense", "config_groups": {},
-        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True},
     }  # fmt: skip
     imported = import_config(
         {**heads, "model_type": "llama", "num_key_value_heads": 4, "quantization_config": scheme},
@@ -368,18 +371,6 @@ def test_checkpoints_in_fp32_are_loaded_in_16_bits(key: str) -> None:
     ("quantization", "expected"),
     [
         ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "fp8_e4m3"),
-        (
-            {
-                "quant_method": "modelopt",
-                "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False},
-            },
-            "fp8_e4m3",
-        ),
-        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None),
-        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 4, "type": "float"}}, "nvfp4"),
-        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
-        # vLLM's latent attention does not look for it.
-        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None),
         ({"quant_method": "fp8", "kv_cache_scheme": "fp8"}, None),
         ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "int"}}, None),
     ],

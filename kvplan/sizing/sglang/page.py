@@ -86,6 +86,19 @@ def spare_states(model: ModelSpec, serving: Serving, page: int) -> int:
     return 1 if page > 1 else 0
 
 
+def asserts_a_page(model: ModelSpec, serving: Serving) -> bool:
+    """Whether SGLang stops at start unless it is given a page of several tokens.
+
+    Nemotron-H names TensorRT-LLM's kernel before it is settled whether it has spare states; where nothing
+    runs ahead it has them only in pages, whose size the kernel sets later (``validate_mamba_no_buffer``).
+    """
+    since = HEADS_MODELS["nemotron"]
+    own = serving.capability == BLACKWELL and named_since(model, {"nemotron": since}, serving.version)
+    paged = "block_size" in serving.given and serving.block_size > 1
+    states = any(block.state is not None for block in model.layers())
+    return own and states and not serving.async_scheduling and not paged
+
+
 def _blackwell(model: ModelSpec, version: Version, given: int | None, *, drafts: bool) -> int:
     """Keys and values on data-center Blackwell."""
     blocks = model.layers()

@@ -235,6 +235,9 @@ WITHOUT_POOLING = frozenset({"minicpmv", "minicpmo"})
 TWO_TOWERS = frozenset({"video_llava"})
 """Models with one tower for images and another of the same shape for films."""
 
+FALCON = _names("falcon RefinedWeb RefinedWebModel")
+"""Falcon, also under its first names."""
+
 WITHOUT_HEAD = frozenset({"higgs_audio_v2"})
 """Models that give no logits of words: what their files say of tied embeddings means nothing."""
 

@@ -52,7 +52,7 @@ def kv_heads(config: Config, heads: int, layer: int = 0) -> int:
         SpecError: nothing says how many: it is never assumed.
     """
     model_type = config.model_type
-    if model_type in ("falcon", "RefinedWeb", "RefinedWebModel"):
+    if model_type in families.FALCON:
         if config.flag("new_decoder_architecture") or model_type == "RefinedWeb":
             return config.optional("num_key_value_heads") or heads
         return 1 if config.flag("multi_query", True) else heads

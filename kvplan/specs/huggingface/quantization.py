@@ -10,7 +10,7 @@ from typing import Any
 
 from kvplan.specs.attention import LatentAttention
 from kvplan.specs.huggingface.config import Config
-from kvplan.specs.model import Block, Component, Weights
+from kvplan.specs.model import Block, Component, KvFormats, Weights
 
 UNQUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision", "encoder")
 """Left in the model's dtype by every scheme unless it names them."""
@@ -45,8 +45,8 @@ def model_dtype(config: Config) -> tuple[str, list[str]]:
 
 def weights(
     config: Config, base: str, stack: Sequence[Block], name: str = ""
-) -> tuple[Weights, str | None, list[str]]:
-    """``(weights, KV format the checkpoint asks for, warnings)``; ``name`` is what the model is called."""
+) -> tuple[Weights, KvFormats, list[str]]:
+    """``(weights, KV format by engine that the checkpoint asks for, warnings)``; ``name``: of the model."""
     raw = config.get("quantization_config") or config.get("compression_config") or _mistrals_own(config)
     if raw and not isinstance(raw, Mapping):
         key = "quantization_config" if config.get("quantization_config") else "compression_config"
@@ -56,9 +56,10 @@ def weights(
         )  # fmt: skip
     if not isinstance(raw, Mapping) or not raw:
         stored, notes = _named(name, base, stack)
-        return stored, None, notes
-    # Most files say nothing of it: its patterns are not compiled for them.
+        return stored, {}, notes
+    # Most files say nothing of it: these are not loaded for them.
     from kvplan.specs.huggingface.components import component_formats
+    from kvplan.specs.huggingface.kv_cache import kv_formats
 
     found, notes = component_formats(raw, stack, base, str(config.get("expert_dtype")))
     main = next((found[part] for part in BY_SIZE if found.get(part, base) != base), base)
@@ -67,7 +68,8 @@ def weights(
     overrides.update({part: base for part in UNQUANTIZED if part not in found})
     if main == base:
         overrides = {}
-    kv, words = _kv(raw, latent=any(isinstance(block.attention, LatentAttention) for block in stack))
+    latent = any(isinstance(block.attention, LatentAttention) for block in stack)
+    kv, words = kv_formats(config, raw, latent=latent)
     return Weights.model_construct(format=main, overrides=overrides), kv, [*notes, *words]
 
 
@@ -103,39 +105,3 @@ def _mixers(stack: Sequence[Block]) -> list[Component]:
     if any(getattr(block.attention, "indexer", None) is not None for block in stack):
         found.append("indexer")
     return found
-
-
-def _kv(raw: Mapping[str, Any], *, latent: bool) -> tuple[str | None, list[str]]:
-    """``(KV format that engines take from the file, warnings)``; ``latent``: whether layers keep latents.
-
-    vLLM 0.33 looks for one in files of modelopt (``resolve_kv_cache_dtype_string``: scales must be static)
-    and, where layers keep heads, of compressed-tensors (``Attention.__init__``, not ``MLAAttention``).
-    """
-    method = str(raw.get("quant_method") or "modelopt").lower().replace("_", "-")
-    inner = raw.get("quantization")
-    parts = (inner, raw) if isinstance(inner, Mapping) else (raw,)
-    keys = ("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config")  # the last is Quark's
-    scheme = next((part[key] for key in keys for part in parts if part.get(key)), None)
-    if scheme is None:
-        return None, []
-    if not method.startswith(("modelopt", "compressed-tensors")):
-        return None, [f"engines take no KV format from files of {method}: --dtype fp8 sizes a quantized one"]
-    if latent and method.startswith("compressed-tensors"):
-        return None, [
-            "engines take no KV format from this file for latents: --dtype fp8 sizes a quantized one"
-        ]
-    if method.startswith("modelopt") and isinstance(scheme, Mapping) and scheme.get("num_bits") == 8:
-        scheme = scheme if scheme.get("dynamic") is False else None
-    found = {8: "fp8_e4m3", 4: "nvfp4"}.get(_float_bits(scheme))
-    return found, [] if found else ["the checkpoint's KV quantization is not known; sized without"]
-
-
-def _float_bits(scheme: object) -> int:
-    """Bits of a floating-point KV scheme, by name or by its fields; 0 for any other."""
-    if isinstance(scheme, str):
-        name = scheme.upper()
-        return 4 if "NVFP4" in name else 8 if "FP8" in name else 0
-    if isinstance(scheme, Mapping) and scheme.get("type") == "float":
-        bits = scheme.get("num_bits")
-        return bits if isinstance(bits, int) else 0
-    return 0

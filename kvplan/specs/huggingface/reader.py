@@ -43,7 +43,7 @@ from kvplan.specs.huggingface.understood import (
 )
 from kvplan.specs.huggingface.windows import windows_answers
 from kvplan.specs.json_document import read_json
-from kvplan.specs.model import Block, ModelSpec
+from kvplan.specs.model import Block, KvFormats, ModelSpec
 
 NO_MLP = (
     "no field gives the width of the feed-forward layers (intermediate_size or another name of it): "
@@ -168,8 +168,7 @@ def _assemble(
     warnings += notes
     coding, notes = codecs(config)
     warnings += notes
-    if kv:
-        warnings.append(f"the checkpoint asks for a KV cache in {kv}: --dtype {dtype} sizes a plain one")
+    warnings += _cache_words(kv, dtype)
     names, blocks = _named(passes)
     fields: dict[str, Any] = {
         "name": name,
@@ -187,7 +186,7 @@ def _assemble(
         "learned_positions": _learned_positions(config),
         "dtype": dtype,
         "weights": stored,
-        "kv_format": kv,
+        "kv_format": _one_format(kv),
         "blocks": blocks,
         "layout": segments(names),
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
@@ -197,6 +196,23 @@ def _assemble(
         "extra_weights": (*extra_weights(config, stack), *towers, *querying, *coding),
     }
     return ModelSpec.model_validate(fields)
+
+
+def _one_format(found: KvFormats) -> str | KvFormats | None:
+    """One name where both engines take the same format."""
+    if len(found) == 2 and found["vllm"] == found["sglang"]:
+        return found["vllm"]
+    return found or None
+
+
+def _cache_words(found: KvFormats, dtype: str) -> list[str]:
+    if not found:
+        return []
+    one, hint = _one_format(found), f"--dtype {dtype} sizes a plain one"
+    if isinstance(one, str):
+        return [f"the checkpoint asks for a KV cache in {one}: {hint}"]
+    said = f"vLLM keeps it in {found.get('vllm', dtype)}, SGLang in {found.get('sglang', dtype)}"
+    return [f"the checkpoint asks for a quantized KV cache: {said}; {hint}"]
 
 
 def hosted_words(spec: ModelSpec) -> list[str]:
