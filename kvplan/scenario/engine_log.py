@@ -209,7 +209,7 @@ def _within_seconds(rows: list[Measured], notes: list[str]) -> list[Measured]:
     answers these say when it sent, so its requests stay where they are.
     """
     seconds = {row.arrival_s for row in rows}
-    if len(rows) < CROWD * len(seconds) or any(moment % 1.0 for moment in seconds):
+    if not rows or len(rows) < CROWD * len(seconds) or any(moment % 1.0 for moment in seconds):
         return rows
     if len(seconds) < max(COVERED * (max(seconds) - min(seconds) + 1.0), 2.0):
         return rows

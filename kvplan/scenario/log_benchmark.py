@@ -162,7 +162,7 @@ def _limit(document: Mapping[str, Any], path: str) -> int | None:
 
 def _in_turn(lists: Mapping[str, list[Any]], due: Sequence[float], limit: int, path: str) -> list[float]:
     """When a client that keeps ``limit`` in flight sent each request: ``due``, or when another finished."""
-    free, starts = [0.0] * limit, []
+    free, starts = [0.0] * min(limit, len(due)), []
     for index, (ttft, gaps) in enumerate(zip(lists["ttfts"], lists["itls"], strict=True)):
         if not isinstance(gaps, list) or not all(map(is_number, seconds := [ttft or 0.0, *gaps])):
             raise DataError("a length or time is not a number", where=f"{path}: request {index}")
@@ -223,4 +223,9 @@ def _drawn(
     for _ in range(count):
         drawn.append(clock)
         clock += 1.0 if even else stream.gammavariate(shape, 1.0)
+    if rate * clock <= 0.0:
+        raise DataError(
+            f"no arrival times can be drawn at request_rate {rate!r} and burstiness {shape!r}", where=path,
+            hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
+        )  # fmt: skip
     return [moment * count / (rate * clock) for moment in drawn]

@@ -250,11 +250,9 @@ def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str
 
 def _value(record: Mapping[str, Any], column: Column, where: str) -> float:
     cell = record.get(column.name)
-    if isinstance(cell, (int, float)) and not isinstance(cell, bool):
-        return cell * column.unit
-    text = cell.strip() if isinstance(cell, str) else ""
-    if is_float(text):
-        return float(text) * column.unit
+    said: Any = cell.strip() if isinstance(cell, str) else cell
+    if is_float(said) and not isinstance(said, bool):
+        return float(said) * column.unit
     raise DataError(f"{column.name} is {_shown(cell)}, not a number", where=where)
 
 

@@ -36,7 +36,7 @@ def is_float(text: object) -> bool:
             parse_number(text)
         else:
             float(text)  # type: ignore[arg-type]  # a TypeError says no
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

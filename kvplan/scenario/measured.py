@@ -52,9 +52,13 @@ class Measured:
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
+_MOST = 1e30
+"""Beyond any count, and any moment in nanoseconds; sums of such numbers are finite."""
+
+
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a JSON value is a number that can count or time something, in whichever unit."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
 def measured_row(values: Mapping[str, float], where: str) -> Measured:

@@ -17,6 +17,7 @@ from typing import IO
 from kvplan.errors import DataError
 from kvplan.traces.archives import Archive, Directory, Tar, Zip, can_be_trace, first_trace, is_tar, is_zip
 from kvplan.traces.compression import Telling, unpacked
+from kvplan.traces.encodings import SINGLE_BYTES, Recoding, as_utf8
 
 MAX_LINE_BYTES = 64 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -42,6 +43,7 @@ class Source(AbstractContextManager["Source"]):
         members_seen: names of a directory's or zip's files, or of those the beginning of a tar shows.
         left_out: names of the files that were passed over, once everything is read.
         notes: what was done to get at the rows.
+        recoding: which lines were not UTF-8, once they are read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,6 +52,7 @@ class Source(AbstractContextManager["Source"]):
         self.head = b""
         self.left_out: list[str] = []
         self.notes: list[str] = []
+        self.recoding = Recoding()
         self._rows: Iterator[bytes] | None = None
         self._stack = ExitStack()
         self._archive: Archive | None = None
@@ -65,7 +68,7 @@ class Source(AbstractContextManager["Source"]):
             raise
         if self._archive is not None:
             self.head = self._archive.head
-        self.head = self.head.removeprefix(_BOM)
+        self.head = b"\n".join(map(as_utf8, self.head.removeprefix(_BOM).split(b"\n")))
 
     @property
     def archive(self) -> bool:
@@ -104,7 +107,11 @@ class Source(AbstractContextManager["Source"]):
         Raises:
             DataError: the document holds no rows, or cannot be read.
         """
-        rows = unwrapping(self.document(), self.name, self.notes)
+        content = self.document()
+        text = as_utf8(content)
+        if text is not content:
+            self.notes.append(SINGLE_BYTES)
+        rows = unwrapping(text, self.name, self.notes)
         first, size = [], 0
         for row in rows:
             first.append(row + b"\n")
@@ -125,13 +132,14 @@ class Source(AbstractContextManager["Source"]):
         if self._rows is not None:
             yield from enumerate(self._rows, start=1)
             return
+        recoded = self.recoding.line
         with Telling(self.name):
             for stream in self._only():
                 for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), start=1):
                     if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
                         raise self._endless(number)
                     if not line.isspace():
-                        yield number, line if number > 1 else line.removeprefix(_BOM)
+                        yield number, recoded(number, line if number > 1 else line.removeprefix(_BOM))
 
     def _endless(self, number: int) -> DataError:
         return DataError(

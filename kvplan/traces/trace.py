@@ -10,9 +10,9 @@ from kvplan.errors import DataError, UsageError
 from kvplan.traces import formats, order
 from kvplan.traces.accounting import BEYOND_LIMIT, NO_TIME, Accounting
 from kvplan.traces.archives import DATA_SUFFIXES
-from kvplan.traces.formats.contract import ZERO_OUTPUT, ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import NO_PRIORITY, PRIORITIES, ZERO_OUTPUT, ReadOptions, TraceFormat
 from kvplan.traces.formats.instants import per_second, unit_since_1970
-from kvplan.traces.formats.unwrap import Unwrapping, unwrapping
+from kvplan.traces.formats.unwrap import Unwrapping, bare_lines, unwrapping
 from kvplan.traces.request import Request
 from kvplan.traces.settings import setting
 from kvplan.traces.source import Source, listed, read_once
@@ -107,6 +107,8 @@ class Trace:
             else:
                 found = order.noting_clumps(found, report)
             yield from found
+            if said := source.recoding.said():
+                report.note(said)
             if source.left_out:
                 report.note(f"files not read: {listed(source.left_out)}")
             if not report.requests:
@@ -126,6 +128,8 @@ class Trace:
         if reason.startswith("number of hash_ids"):
             hint: str | None = f"are its blocks of another size? ({setting('block_size', 'TOKENS')})"
             hint = next((note for note in report.notes if "--block-size" in note), hint)
+        elif reason == NO_PRIORITY or "$.priority" in reason:
+            hint = PRIORITIES
         elif "hash_ids" in reason:
             hint = "block ids are whole numbers: number the distinct ones from 0"
         elif reason == NO_TIME and self._options.rate is None:
@@ -215,7 +219,8 @@ def _unwrapped(source: Source, declared: TraceFormat | None) -> tuple[TraceForma
         return None, None
     name = _name(source)
     known = formats.recognise(head, name) if declared is None or not declared.sniff(head, name) else declared
-    if known is not None and (known.documents or head.lstrip()[:1] != b"["):
+    # Lines that are wrapped a format knows by their names, and could read none of them.
+    if known is not None and way is not bare_lines and (known.documents or head.lstrip()[:1] != b"["):
         return None, None
     source.check_only()
     source.unwrap(way)

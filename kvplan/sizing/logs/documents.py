@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, zip_longest
 
 from kvplan.sizing.logs.envelopes import messages, unwrapped
 
@@ -24,6 +24,16 @@ _TIME_WITHIN = 200
 
 _FEWEST = 3
 """Steps back in time that show a log to be in reverse: ranks that print together make a few."""
+
+_NARROWEST, _WIDEST = 40, 500
+"""Characters that terminals are wide."""
+
+_BEGINS = re.compile(
+    r"\s*$|\s*\(\w[\w ]{0,60}(?:pid|rank)=|\s*\[(?:\d{4}-|pod/|[A-Z])|"
+    r"\s*(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|\d{4}-\d\d-\d\d|[\w.-]{1,100} +\| |\{|"
+    r"Traceback |\s+File \"|Killed$"
+)
+"""How a line of a log begins, and not what is left of one."""
 
 
 def decoded(raw: bytes) -> str:
@@ -50,7 +60,31 @@ def lines_of(text: str) -> list[str]:
             found = [line for message in messages(document) for line in message.splitlines()]
             if found:
                 return found
-    return _once(_whole(text.splitlines()))
+    return _once(_whole(_unbroken(text.splitlines())))
+
+
+def _unbroken(lines: list[str]) -> list[str]:
+    """Lines that a terminal broke at its width in one, where they end; an empty one for each part before.
+
+    Broken are lines as long as the longest, of which there are several, before what begins as no log's line.
+    """
+    width = max(map(len, lines), default=0)
+    if not _NARROWEST <= width <= _WIDEST:
+        return lines
+    ends = {line for line, after in pairwise(lines) if len(line) == width and not _BEGINS.match(after)}
+    if len(ends) < _FEWEST:
+        return lines
+    found: list[str] = []
+    begun = ""
+    for line, after in zip_longest(lines, lines[1:], fillvalue=""):
+        # The space at which it broke is not copied.
+        if len(line) in (width - 1, width) and not _BEGINS.match(after):
+            begun += line.ljust(width)
+            found.append("")
+        else:
+            found.append(begun + line)
+            begun = ""
+    return found
 
 
 def _once(lines: list[str]) -> list[str]:

@@ -1,7 +1,8 @@
-"""What stands around an engine's line: the colours of a terminal, the JSON of a container or a collector."""
+"""What stands around an engine's line: a terminal's colours, a collector's JSON, a page's marks."""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ _ESCAPE = r"(?:\x1b|\\u001b|\\x1b|\\033|\^\[|\#033)"
 
 _COLOURS = re.compile(rf"{_ESCAPE}\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 """What terminals are told about colours and titles; container logs keep it."""
+
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos|nbsp);")
+"""How web pages write characters."""
 
 _MESSAGES = (
     "message",
@@ -49,11 +53,18 @@ _MAX_TREE = 20
 
 
 def unwrapped(line: str) -> list[str]:
-    """The lines that one line of a log holds: one, or those of a message of several; without colours."""
+    """The lines that one line of a log holds: one, or those of a message; without colours and marks."""
     line = line[:_MAX_OBJECT]
     message = _message(line, _MAX_DEPTH)
+    if message is None and (plain := _characters(line)) != line:
+        line, message = plain, _message(plain, _MAX_DEPTH)
     lines = [line] if message is None else message.splitlines() or [""]
-    return [_COLOURS.sub("", text).strip("\r\n\ufeff") for text in lines]
+    return [_COLOURS.sub("", _characters(text)).strip("\r\n\ufeff") for text in lines]
+
+
+def _characters(text: str) -> str:
+    """A text with the characters that a web page's marks stand for."""
+    return _ENTITY.sub(lambda mark: html.unescape(mark[0]), text) if "&" in text else text
 
 
 def _message(line: str, depth: int) -> str | None:

@@ -142,7 +142,8 @@ def _says(fact: Fact) -> str:
 _FAILED = {
     "freed": "it did not start: while it measured, another process gave memory of the GPU back",
     "killed": (
-        "it was killed (SIGKILL), mostly because the host, or its container's limit, had no memory left: "
+        "it was killed (SIGKILL), mostly because the host (not the GPU), or its container's limit, had no "
+        "memory left: "
         "dmesg -T, or the pod's last state (OOMKilled), says so"
     ),
     "exhausted": "it went down at work: the pool had no room for a batch that had been let in",

@@ -22,7 +22,7 @@ RANKS = (
 engine core, which prints its workers' lines behind its own name; ``[09:20:11 DP0 TP0]``."""
 
 SOURCE = re.compile(
-    r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100}) +\||"
+    r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100})(?: +\||(?= exited with code))|"
     r"\[?(?P<name>[a-z][a-z0-9.]{0,99}(?:-[a-z0-9.]{1,99}){1,20})\]?(?: [a-z0-9-]{1,63})?"
     r"(?= (?:\(|(?:DEBUG|INFO|WARNING|ERROR)[ :]|\[\d{4}-)))\s"
 )

@@ -11,7 +11,8 @@ are mixed shows where one rank names two models.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.options import configuration
@@ -38,7 +39,7 @@ def starts(facts: tuple[Fact, ...]) -> list[tuple[Fact, ...]]:
     """The facts of each start, in the order in which they end; at least one start."""
     found = [
         start
-        for source in _apart(facts, lambda fact: fact.source)
+        for source in _apart(_attributed(facts), lambda fact: fact.source)
         for engine in _engines(source)
         for start in _starts(engine)
     ]
@@ -72,6 +73,17 @@ def mixed_models(start: tuple[Fact, ...]) -> list[str]:
             if model not in models:
                 models.append(model)
     return next((models for models in said.values() if len(models) > 1), [])
+
+
+def _attributed(facts: Iterable[Fact]) -> Iterator[Fact]:
+    """Facts, failures that no container is named for as those of the container that spoke before.
+
+    So a shell says what became of its child.
+    """
+    before = ""
+    for fact in facts:
+        yield fact if fact.source or fact.name not in _FAILURES else replace(fact, source=before)
+        before = fact.source or before
 
 
 def _apart(facts: Iterable[Fact], key: Callable[[Fact], str]) -> list[list[Fact]]:

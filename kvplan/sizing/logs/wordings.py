@@ -76,8 +76,18 @@ _EITHER = (
 )
 """What torch says, whichever engine calls it."""
 
+_KILLED = (
+    ("killed", r"(?:^|\| |\] |std(?:out|err) F )Killed\s*$"),
+    ("killed", r"(?:\S: line \d+:\s+(?:\d+ )?|\bzsh: |^\[\d+\]\s*[+-]?\s+(?:\d+ )?)killed(?:\s{2}|$)"),
+    ("oomkilled", r"\bOOMKilled\b(?!\"?[:=]\s*false)"),
+    ("137", r"\bexit(?:ed)?(?: with)?[ _-]?(?:code|status)\"?[: =]\s*137\b"),
+    ("killed process", r"\bout of memory: Killed process \d+"),
+)
+"""What a shell, a container's runtime, Kubernetes and the kernel say of a process that was killed."""
+
 WORDINGS: tuple[Wording, ...] = (
     *(_compile(name, "vllm", template) for name, template in VLLM),
     *(_compile(name, "sglang", template) for name, template in SGLANG),
     *(_compile(name, "", template) for name, template in _EITHER),
+    *(Wording("killed", "", (cue,), re.compile(said, re.IGNORECASE), frozenset()) for cue, said in _KILLED),
 )

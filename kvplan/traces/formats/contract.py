@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from kvplan.errors import UsageError
+from kvplan.errors import DataError, UsageError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.request import Request
 from kvplan.traces.source import Source
@@ -21,6 +21,10 @@ MAX_ARRIVAL_S = 1e10
 
 ZERO_OUTPUT = "zero output tokens"
 """Why a row without an answer is dropped."""
+
+NO_COUNT = "token count is not a whole number"
+NO_PRIORITY = "priority is not a whole number"
+PRIORITIES = "priorities are whole numbers, and lower ones are served first: write 0 for high and 1 for low"
 
 MAX_BLOCK_SIZE = 1 << 20
 """Most tokens a block id may stand for."""
@@ -132,6 +136,16 @@ class Intake:
             return 1
         accounting.drop(_length_fault("output", output_tokens, MAX_OUTPUT_TOKENS), line)
         return 0
+
+
+def check_priority(cell: object, where: str) -> None:
+    """Refuses a priority in words: dropped rows would be those of one kind of request.
+
+    Raises:
+        DataError: naming the word, and what to write.
+    """
+    if isinstance(cell, str) and any(map(str.isalpha, cell)) and not is_numeral(cell.strip()):
+        raise DataError(f"the priority {cell.strip()[:40]!r} is a word", where=where, hint=PRIORITIES)
 
 
 def _length_fault(what: str, tokens: int, most: int) -> str:

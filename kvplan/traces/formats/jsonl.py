@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ Priority: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=1 << 31)]
 """Lower is served first."""
 
 HALF_WRITTEN = "half-written last line"
+_EXACT = 1 << 53
+"""Below it every whole number is a floating-point number of its own."""
 _INDEX = re.compile(r"\[\d+\]")
 
 
@@ -40,10 +42,25 @@ def rows(source: Source, accounting: Accounting, kind: type[R]) -> Iterator[tupl
         accounting.rows += 1
         try:
             row = decode(line)
+        except msgspec.ValidationError as error:
+            try:
+                row = msgspec.convert(_whole(msgspec.json.decode(line)), kind)
+            except BROKEN:
+                accounting.drop(fault(error, line), number)
+                continue
         except BROKEN as error:
             accounting.drop(fault(error, line), number)
             continue
         yield number, row
+
+
+def _whole(item: Any) -> Any:
+    """The same with whole numbers for ``1000.0`` and ``1e3``, where these are exact."""
+    if isinstance(item, float) and abs(item) < _EXACT and item == int(item):
+        return int(item)
+    if isinstance(item, list):
+        return [_whole(inner) for inner in item]
+    return {key: _whole(inner) for key, inner in item.items()} if isinstance(item, dict) else item
 
 
 def note_unread(source: Source, accounting: Accounting, kind: type[msgspec.Struct]) -> None:

@@ -16,9 +16,12 @@ from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.columns import plain_name, timed
 from kvplan.traces.dates import is_date
 from kvplan.traces.formats.contract import (
+    NO_COUNT,
+    NO_PRIORITY,
     Intake,
     ReadOptions,
     TraceFormat,
+    check_priority,
     csv_columns,
     first_cell,
     first_line,
@@ -117,9 +120,14 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         index = accounting.rows - 1
         try:
             prompt_tokens, output_tokens = parse_count(prompt), parse_count(output)
+        except ValueError:
+            accounting.drop(NO_COUNT, line)
+            continue
+        try:
             priority = parse_count(rank) if rank else 0
         except ValueError:
-            accounting.drop("token count or priority is not a whole number", line)
+            check_priority(rank, f"{source.name}:{line}")
+            accounting.drop(NO_PRIORITY, line)
             continue
         try:
             seconds = parse_number(arrival) if timed else 0.0

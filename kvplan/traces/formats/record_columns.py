@@ -155,7 +155,7 @@ def _numeral(cell: Any) -> bool:
     return isinstance(cell, (int, float)) or (isinstance(cell, str) and bool(_NUMBER.fullmatch(cell)))
 
 
-_NUMBER = re.compile(r"[+-]?\d[\d.,\s']*")
+_NUMBER = re.compile(r"[+-]?\d[\d.,\s']*([eE][+-]?\d{1,3})?")
 
 
 def _agreed(

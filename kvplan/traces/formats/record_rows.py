@@ -111,7 +111,12 @@ class Rows:
                 cut = len(cells) < len(header) and not whole.endswith(b"\n")
                 yield Row(place, {}, HALF_WRITTEN if cut else "wrong number of columns")
                 continue
-            yield Row(place, dict(zip(header, cells, strict=True)))
+            row: dict[str, Any] = dict(zip(header, cells, strict=True))
+            if b"{" in whole:
+                found: dict[str, Any] = {}
+                flatten(row, found, set(), self.names)
+                row = found
+            yield Row(place, row)
 
 
 def flatten(
@@ -123,11 +128,17 @@ def flatten(
 ) -> None:
     """Put what an object and those within it say into ``found``, the outer ones first.
 
+    Objects that are written as text are looked through last, and only for what nothing else says: a prompt
+    may be one, too.
+
     ``{"value": 5, "unit": "ms"}`` counts as 5 under a name that says so.
     """
-    inner = []
+    inner, written = [], []
     for key, value in item.items():
         name = leaf_name(key)
+        if (texts := written_object(value)) is not None:
+            written.append(texts)
+            continue
         if isinstance(value, dict):
             if "value" not in value or isinstance(value["value"], (dict, list)):
                 inner.append(value)
@@ -141,6 +152,19 @@ def flatten(
             twice.add(name)
     for value in inner if depth else ():
         flatten(value, found, twice, names, depth - 1)
+    for value in written if depth else ():
+        flatten(value, found, set(), names, depth - 1)
+
+
+def written_object(value: object) -> dict[str, Any] | None:
+    """The object that a text is in JSON; none of anything else."""
+    if not isinstance(value, str) or value.lstrip()[:1] != "{":
+        return None
+    try:
+        found = msgspec.json.decode(value)
+    except BROKEN:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _logical(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,14 @@ from typing import Any
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import (
+    NO_COUNT,
+    NO_PRIORITY,
+    Intake,
+    ReadOptions,
+    TraceFormat,
+    check_priority,
+)  # fmt: skip
 from kvplan.traces.formats.instants import MIXED_ZONES
 from kvplan.traces.formats.lengths import DURATIONS, TIMES
 from kvplan.traces.formats.record_blocks import Contents
@@ -119,9 +126,15 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         try:
             prompt_tokens = contents.prompt_tokens(cells)
             output_tokens = plan.count(cells.get(columns.output))
-            priority = plan.count(cell_of(cells, columns.priority) or 0)
         except ValueError:
-            accounting.drop("token count or priority is not a whole number", row.line)
+            accounting.drop(NO_COUNT, row.line)
+            continue
+        rank = cell_of(cells, columns.priority) or 0
+        try:
+            priority = plan.count(rank)
+        except ValueError:
+            check_priority(rank, f"{source.name}:{row.line}")
+            accounting.drop(NO_PRIORITY, row.line)
             continue
         arrival_s = 0.0
         if clock is not None and columns.arrival is not None:

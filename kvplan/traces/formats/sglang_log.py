@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import BROKEN, Intake, ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import BROKEN, MAX_ARRIVAL_S, Intake, ReadOptions, TraceFormat
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants
 from kvplan.traces.request import Request
 from kvplan.traces.source import Source
@@ -78,7 +78,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if came is not None:
             finished.add(came[1])
         said = line.said or {}
-        if "prompt_tokens" not in said or "completion_tokens" not in said:
+        if any(not said.get(name, 0.5).is_integer() for name in ("prompt_tokens", "completion_tokens")):
             accounting.drop("does not say how many tokens it had", number)
             continue
         late += came is None
@@ -111,7 +111,10 @@ def _said(text: str, clock: Instants) -> _Line | None:
     if match is None:
         return None
     rest = match["rest"]
-    ticks = clock.ticks(match["time"])
+    try:
+        ticks = clock.ticks(match["time"])
+    except ValueError:
+        return None
     if match["event"] == "Receive":
         return _Line(ticks, False, _RID.findall(rest)[:_MOST_IDS])
     # Behind the texts of prompt and answer, which may be anything.
@@ -129,14 +132,14 @@ def _of_json(text: str, clock: Instants) -> _Line | None:
         return None
     names = found.get("rid")
     ids = [str(name) for name in (names if isinstance(names, list) else [names])][:_MOST_IDS]
-    if found["event"] == "request.received":
+    if found.get("event") == "request.received":
         return _Line(ticks, False, ids)
     about = _meta_info(found.get("out"))
     numbers = {name: about.get(name) for name in _NUMBERS}
     said = {
         name: float(number)
         for name, number in numbers.items()
-        if isinstance(number, (int, float)) and not isinstance(number, bool)
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and 0 <= number <= MAX_ARRIVAL_S
     }
     return _Line(ticks, True, [str(about["id"])] if "id" in about else ids[:1], said)
 

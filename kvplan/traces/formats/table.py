@@ -10,7 +10,8 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.source import Source
 
-_COUNT = re.compile(r"[+-]?\d{1,18}(\.0+)?\Z", re.ASCII)
+_COUNT = re.compile(r"[+-]?\d{1,18}(\.\d{0,18})?([eE][+-]?\d{1,2})?\Z", re.ASCII)
+_MOST = 10**18
 
 
 MOST_NAMED = 4
@@ -99,7 +100,7 @@ def _fields(line: str) -> list[str]:
 
 
 def parse_count(text: str) -> int:
-    """A whole number of tokens, ``374`` or ``374.0``.
+    """A whole number of tokens, ``374``, ``374.0`` or ``3.74e2``.
 
     Raises:
         ValueError: anything else, also numbers of 19 digits and more.
@@ -109,7 +110,12 @@ def parse_count(text: str) -> int:
     text = text.strip()
     if not _COUNT.match(text):
         raise ValueError(text)
-    return int(text.partition(".")[0])
+    from decimal import Decimal  # slow to import, and most tables write digits
+
+    found = Decimal(text)
+    if found != int(found) or abs(found) >= _MOST:
+        raise ValueError(text)
+    return int(found)
 
 
 def parse_number(text: str) -> float:

@@ -2,7 +2,7 @@
 
 Unwrapped are arrays of objects (nested ones, and the one list of requests within an object), objects of
 columns (``{"input_lens": [...], "output_lens": [...]}``, as serving benchmarks write), objects over several
-lines, and Parquet and Arrow files.
+lines, lines with what stands around them in an array or encoded twice, and Parquet and Arrow files.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ NEXT_OBJECT = re.compile(rb"(?<=\n\})\r?\n(?=\{)")
 """Between indented objects in a row: only the outermost end at the margin."""
 
 MAX_DEPTH = 6
+_TRIED = 100
+"""Lines by which it is told whether they are objects."""
 _ROWS = 10_000
 """Rows of a Parquet file that are in memory at once."""
 _PLURALS = {
@@ -45,8 +47,10 @@ def unwrapping(head: bytes) -> Unwrapping | None:
     if head.startswith(b"ARROW1"):
         return _arrow
     first, end, rest = head.lstrip().partition(b"\n")
-    if first[:1] not in (b"[", b"{"):
+    if first[:1] not in (b"[", b"{", b'"'):
         return None
+    if first[:1] != b"[" and (bare := _bare(first)) != first.rstrip() and _is_object(bare):
+        return bare_lines
     try:
         whole = msgspec.json.decode(first)
     except BROKEN:
@@ -66,9 +70,42 @@ def _document(content: bytes, name: str, notes: list[str]) -> Iterator[bytes]:
         try:
             documents = [msgspec.json.decode(piece) for piece in lines if piece.strip()]
         except BROKEN:
-            return iter(())  # who asked says what it may be instead
+            return bare_lines(content, name, notes)
     rows = _rows_of(documents[0] if len(documents) == 1 else documents, name, notes)
     return map(msgspec.json.encode, rows)
+
+
+def bare_lines(content: bytes, name: str, notes: list[str]) -> Iterator[bytes]:
+    """The objects of lines, without the commas and brackets of an array; none of one that breaks off."""
+    if content.lstrip()[:1] == b"[" and content.rstrip()[-1:] != b"]":
+        return iter(())
+    lines = [bare for line in content.splitlines() if (bare := _bare(line))]
+    whole = sum(map(_is_object, lines[:_TRIED])) * 2 > len(lines[:_TRIED])
+    return iter(lines if whole else ())  # who asked says what it may be instead
+
+
+def _bare(line: bytes) -> bytes:
+    """A line without what an array has around its items, and as an object where it is the text of one."""
+    line = line.strip()
+    if line[:1] == b"[" and line[1:].lstrip()[:1] in (b"{", b'"', b""):
+        line = line[1:].lstrip()
+    line = line.removesuffix(b",").rstrip()
+    if line[:1] in (b"{", b'"', b"]"):
+        line = line.removesuffix(b"]").rstrip().removesuffix(b",").rstrip()
+    if line[:1] != b'"':
+        return line
+    try:
+        text = msgspec.json.decode(line, type=str)
+    except BROKEN:
+        return line
+    return text.strip().encode() if text.lstrip()[:1] == "{" and "\n" not in text.strip() else line
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except BROKEN:
+        return False
 
 
 def _rows_of(document: Any, name: str, notes: list[str]) -> list[Any]:

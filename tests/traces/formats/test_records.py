@@ -275,7 +275,7 @@ def test_dirty_rows_are_counted(reading):
     assert len(requests) == 2
     assert {reason: entry.count for reason, entry in trace.report.dropped.items()} == {
         "time (s) is not a number": 1,
-        "token count or priority is not a whole number": 1,
+        "token count is not a whole number": 1,
         "zero output tokens": 1,
         "wrong number of columns": 1,
     }

@@ -100,3 +100,48 @@ def test_vllms_request_log_is_named_with_what_has_lengths(reading) -> None:
     with pytest.raises(DataError, match="vLLM's request log") as refused:
         reading(line)
     assert "--otlp-traces-endpoint" in (refused.value.hint or "")
+
+
+def _finished(said: str, time: str = "2026-01-10T10:00:00.000000") -> str:
+    return (
+        f'{{"timestamp": "{time}", "event": "request.finished", "rid": "a", "obj": {{}}, '
+        f'"out": {{"meta_info": {{{said}}}}}}}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '"prompt_tokens": 1e300, "completion_tokens": 5, "e2e_latency": 1.0',
+        '"prompt_tokens": 5.5, "completion_tokens": 5, "e2e_latency": 1.0',
+        '"prompt_tokens": "5", "completion_tokens": 5, "e2e_latency": 1.0',
+        '"prompt_tokens": -5, "completion_tokens": 5, "e2e_latency": 1.0',
+    ],
+)
+def test_counts_that_are_none_are_dropped(reading, said):
+    good = _finished('"prompt_tokens": 5, "completion_tokens": 5, "e2e_latency": 1.0')
+    requests, trace = reading(good + _finished(said), "log")
+    assert len(requests) == 1
+    assert trace.report.dropped_rows == 1
+
+
+def test_answers_that_took_longer_than_any_are_placed_where_they_ended(reading):
+    said = '"prompt_tokens": 5, "completion_tokens": 5, "e2e_latency": %s'
+    requests, _ = reading(_finished(said % "1e308") + _finished(said % "0.0"), "log")
+    assert [item.arrival_s for item in requests] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[2026-13-99 10:00:00] Finish: obj=GenerateReqInput(rid='a'), out={}\n",
+        "[2026-01-10 99:99:99] Receive: obj=GenerateReqInput(rid='a')\n",
+        '{"timestamp": "2026-01-10T10:00:00", "x": {"event": "request.received"}}\n',
+        '{"timestamp": "9999-99-99T10:00:00", "event": "request.received", "rid": "a"}\n',
+    ],
+)
+def test_lines_that_only_look_like_a_request_are_of_none(reading, line):
+    good = _finished('"prompt_tokens": 5, "completion_tokens": 5, "e2e_latency": 1.0')
+    requests, trace = reading(good + line, "log")
+    assert len(requests) == 1
+    assert trace.report.rows == len(requests) + trace.report.dropped_rows

@@ -65,11 +65,11 @@ def test_azure_bad_rows(reading, bad, reason):
     assert entry.lines == [3]
 
 
-def test_half_written_and_undecodable_rows(reading):
+def test_half_written_and_damaged_rows(reading):
     text = AZURE.encode() + b"\r\n2023-11-16 18:1\xff,1,1\r\n2023-11-16 18:15"
     _, trace = reading(text, "a.csv")
     assert {reason: entry.lines for reason, entry in trace.report.dropped.items()} == {
-        "not UTF-8": [22],
+        "TIMESTAMP is not YYYY-MM-DD hh:mm:ss.fffffff": [22],
         "half-written last line": [23],
     }
 
@@ -166,14 +166,21 @@ def test_instants_to_100_ns_and_zones():
     assert ticks("2024-03-01 00:00:00") - ticks("2024-02-28 00:00:00") == 2 * 86_400 * 10**7
 
 
-@pytest.mark.parametrize("text", ["", "1e3", "1.5", "٣", "1_000", "0x10", "nan", "9" * 19])
+@pytest.mark.parametrize("text", ["", "1e-3", "1e18", "1e400", "1.5", "٣", "1_000", "0x10", "nan", "9" * 19])
 def test_counts_are_plain_whole_numbers(text):
     with pytest.raises(ValueError):
         parse_count(text)
 
 
 def test_counts():
-    assert [parse_count(t) for t in ("374", " 374 ", "374.0", "-2", "+7")] == [374, 374, 374, -2, 7]
+    assert [parse_count(t) for t in ("374", " 374 ", "374.0", "-2", "+7", "1e3")] == [
+        374,
+        374,
+        374,
+        -2,
+        7,
+        1000,
+    ]
 
 
 @pytest.mark.parametrize("times", ["arrival_s", "timestamp_s"])
