@@ -41,6 +41,8 @@ _KINDS = {"run_type": ("llm", "chat_model"), "span_kind": ("llm", "generation")}
 """Columns that say what a row is of, and what calls of a model are called: others add up those below them."""
 _IDS = ("request_id", "id")
 """Names that are one request's together: coding agents write a row a part of an answer, each with all."""
+_MOST = 1e300
+"""Whole numbers of a JSON file may be larger than any floating-point number."""
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 
@@ -254,7 +256,7 @@ class _Plan:
     def time(self, cell: Any) -> float | int | None:
         """A cell as a number; None where it is none."""
         if isinstance(cell, (int, float)):
-            return None if isinstance(cell, bool) or cell != cell else cell
+            return cell if not isinstance(cell, bool) and -_MOST < cell < _MOST else None
         if not isinstance(cell, str) or not cell:
             return None
         text = self._numerals.plain(cell)

@@ -139,3 +139,25 @@ def test_lines_are_as_they_were(reading):
     requests, _ = reading("\n".join(LINES))
     assert lengths(requests) == LENGTHS
     assert all(a.arrival_s < b.arrival_s for a, b in pairwise(requests))
+
+
+@pytest.mark.parametrize("name", ["timestamp", "start_s", "prompt_tokens", "priority"])
+def test_numbers_beyond_floating_point_are_none(reading, name):
+    rows = [{"start_s": i, "prompt_tokens": 5, "completion_tokens": 6, "priority": 0} for i in range(3)]
+    rows[2][name] = 10**400
+    if name == "timestamp":
+        rows = [
+            {"timestamp" if key == "start_s" else key: value for key, value in row.items()} for row in rows
+        ]
+        rows[2] = rows[0] | {"timestamp": 10**400}
+        rows[1]["timestamp"] = 1_700_000_000
+        rows[0]["timestamp"] = 1_700_000_001
+    requests, trace = reading("\n".join(map(json.dumps, rows)))
+    assert len(requests) == 2
+    assert trace.report.dropped_rows == 1
+
+
+def test_times_beyond_floating_point_are_refused(reading):
+    rows = [{"timestamp": 10**400, "prompt_tokens": 5, "completion_tokens": 6}] * 3
+    with pytest.raises(DataError, match="neither a number nor a date"):
+        reading("\n".join(map(json.dumps, rows)))
