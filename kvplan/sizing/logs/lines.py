@@ -105,6 +105,10 @@ def read_log(lines: Iterable[str]) -> Reading:
     return Reading(tuple(facts), tuple(reports), count, tuple(unread))
 
 
+_BY_CUE = tuple((wording.cues[0], wording) for wording in WORDINGS)
+"""Each with the longest of what its lines hold."""
+
+
 def _facts(text: str, line: int) -> Iterator[Fact]:
     lowered = text.casefold()
     if DUMPED in lowered or at_work(lowered):
@@ -114,8 +118,9 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
     if mark is not None and (values := options(text)):
         yield Fact("options", mark[1], line, values, text, rank, source)
     taken: set[str] = set()
-    for wording in WORDINGS:
-        if wording.name in taken or not all(cue in lowered for cue in wording.cues):
+    for longest, wording in _BY_CUE:
+        # Nearly every line is none of nearly all wordings: one look, before any call.
+        if longest not in lowered or wording.name in taken or not all(cue in lowered for cue in wording.cues):
             continue
         match = wording.expression.search(text)
         if match is not None:
