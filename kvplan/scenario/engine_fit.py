@@ -166,6 +166,10 @@ class _Fitting:
             logs = [log.without_server_times() for log in logs]
         self.runs = [FittedRun(run.system, log, base, self.client) for log in logs]
         self.closed = any(each.closed for each in self.runs)
+        self.could_tell = (
+            scenario.engine.kind == "vllm" and scenario.disaggregation is None
+            and not any(each.timed for each in self.runs)
+        )  # fmt: skip
         self.assumed = {item.name: item.value for item in run.clock.assumptions}
         constants = CONSTANTS[kind]
         if self.closed and not self.client.spread:
@@ -317,7 +321,9 @@ class _Fitting:
         if SERVER.name not in reasons or SERVER.name not in end.deviations:
             return []
         rates = [len(each.log.rows) / max(each.log.rows[-1].arrival_s, 1e-9) for each in self.runs]
-        return front_end_left(end.values[SERVER.name], end.deviations[SERVER.name], max(rates))
+        return front_end_left(
+            end.values[SERVER.name], end.deviations[SERVER.name], max(rates), server_times=self.could_tell
+        )
 
     def _vary(self, values: Mapping[str, float]) -> dict[str, float]:
         """Let clients differ from request to request from now on, as far as the runs tell.

@@ -90,12 +90,21 @@ def further_runs(
     return found
 
 
-def front_end_left(seconds: float, deviation: float, rate_per_s: float) -> list[str]:
+SERVER_TIMES = (
+    "with --enable-per-request-metrics on vLLM's server and --save-detailed on its benchmark (0.33)"
+)
+"""How a run also brings the engine's own times, which tell the engine from what is around it."""
+
+
+def front_end_left(
+    seconds: float, deviation: float, rate_per_s: float, *, server_times: bool = False
+) -> list[str]:
     """Up to which rate a fit speaks of TTFT where the front end was not told from the rest of the overhead.
 
     Args:
         seconds: its work on a request. deviation: of the logarithm of that.
         rate_per_s: requests a second of the busiest run.
+        server_times: the engine could have been asked for its own times, and was not.
     """
     longest = seconds * math.exp(Z90 * deviation)
     full = 1.0 / longest
@@ -106,7 +115,7 @@ def front_end_left(seconds: float, deviation: float, rate_per_s: float) -> list[
         f"{_round(full)} requests a second on (until now {_round(rate_per_s)}) TTFT may be waiting for it, "
         f"which no band holds; told by a run at that rate, or of 100 requests sent at once, {TOGETHER}"
     )
-    return [text]
+    return [f"{text}; or by this one again, {SERVER_TIMES}" if server_times else text]
 
 
 def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str]:

@@ -121,6 +121,9 @@ def test_a_front_end_that_was_not_told_says_from_which_rate_on() -> None:
     (note,) = front_end_left(2e-3, 1.0, 12.0)
     assert "up to 10 ms on a request" in note
     assert "from 97 requests a second on (until now 12)" in note
+    assert "--enable-per-request-metrics" not in note
+    (note,) = front_end_left(2e-3, 1.0, 12.0, server_times=True)
+    assert "or by this one again, with --enable-per-request-metrics on vLLM's server" in note
     assert front_end_left(2e-3, 1.0, 5.0) == [], "nobody asks for so many times the rate"
 
 
