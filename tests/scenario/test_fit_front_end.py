@@ -139,6 +139,9 @@ def test_a_servers_times_tell_the_engine_from_the_client() -> None:
     assert apart.constants["api_server_s"] == pytest.approx(SLOW_S, rel=0.35)
     assert any("compared by itself" in note for note in apart.notes)
     assert not any("compared by itself" in note for note in whole.notes)
+    # Who was not asked for them is told how: here they are what was missing.
+    assert any("--enable-per-request-metrics" in note for note in whole.notes)
+    assert not any("--enable-per-request-metrics" in note for note in apart.notes)
 
 
 def test_a_decode_servers_times_say_nothing_of_a_prefill_servers() -> None:
