@@ -87,8 +87,7 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
             f"{name} does not load {report.weights_format} experts of which a GPU has {cut[0]:,} columns: it "
             f"wants whole tiles of {cut[1]} (a smaller tp, or expert parallelism)"
         )
-    missing = unread(report.model, report.kv_format, gpu, serving, engine) if gpu.vendor == "nvidia" else None
-    if missing is not None:
+    if (missing := unread(report.model, report.kv_format, gpu, serving, engine)) is not None:
         return f"{name} has no attention kernels for {missing} {where}"
     if engine == serving.kind == "vllm" and serving.block_size % (wanted := _kernel_tokens(report)):
         return (

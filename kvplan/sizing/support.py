@@ -15,7 +15,7 @@ from typing import Literal
 
 from kvplan.sizing.attention import DTYPE_BYTES
 from kvplan.sizing.computing import activation_dtype
-from kvplan.sizing.head_kernels import are_read, kept_heads
+from kvplan.sizing.head_kernels import AMPERE, Version, are_read, kept_heads
 from kvplan.sizing.latent_block import BY_KERNEL, unread_latents
 from kvplan.sizing.serving import BLACKWELL, EngineKind, Serving, compute_capability, engine_version
 from kvplan.sizing.weight_formats import weight_format
@@ -25,7 +25,6 @@ from kvplan.specs.schema import FullAttention, GpuSpec, LatentAttention
 from kvplan.specs.state import MatrixMemoryState, RecurrentState, RwkvState, WkvState
 
 Means = Literal["native", "widened", "none"]
-Version = tuple[int, int, int]
 
 UNSERVED = {
     RwkvState: "RWKV", WkvState: "RWKV", MatrixMemoryState: "xLSTM", RecurrentState: "RG-LRU (Griffin)",
@@ -35,7 +34,7 @@ UNSERVED = {
 PLAIN_FAMILIES = ("falcon", "refinedweb", "refinedwebmodel")
 """Families whose class in vLLM 0.33 does not tell attention how the cache is configured; no other is so."""
 
-AMPERE, TURING = (8, 0), (7, 5)
+TURING = (7, 5)
 
 MARLIN_ON_TURING = (0, 15)
 """vLLM whose Marlin kernels are built for Turing: 0.14's table still says no."""
@@ -63,11 +62,7 @@ def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind)
 
 def kv_means(model: ModelSpec, form: KvFormat, gpu: GpuSpec, serving: Serving, engine: EngineKind) -> Means:
     """How ``engine`` reads a cache of this format on the GPU; of another engine, its newest release."""
-    if keeps_plain(model, form, engine):
-        return "none"
-    if gpu.vendor != "nvidia":
-        return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
-    if unread(model, form, gpu, serving, engine) is not None:
+    if keeps_plain(model, form, engine) or unread(model, form, gpu, serving, engine) is not None:
         return "none"
     return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
 
@@ -82,7 +77,10 @@ def keeps_plain(model: ModelSpec, form: KvFormat, engine: EngineKind) -> bool:
 def unread(
     model: ModelSpec, form: KvFormat, gpu: GpuSpec, serving: Serving, engine: EngineKind
 ) -> str | None:
-    """What ``engine`` has no attention kernels for on an NVIDIA GPU, in words; None where it has them."""
+    """What ``engine`` has no attention kernels for on the GPU, in words; None where it has them, or where
+    nobody looked (other vendors' GPUs)."""
+    if gpu.vendor != "nvidia":
+        return None
     capability = compute_capability(gpu)
     if engine == "vllm":
         version = serving.version if engine == serving.kind else engine_version(engine, None)

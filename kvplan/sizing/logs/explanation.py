@@ -109,10 +109,13 @@ def explained_lines(facts: tuple[Fact, ...]) -> list[Line]:
     """Every understood line; repeats of other ranks once."""
     seen: set[tuple[str, str]] = set()
     lines = []
-    errors = [fact for fact in facts if fact.name == "error"]
-    stops = [fact for fact in facts if fact.name == "stopped"]
+    # Others are causes of the last error, and parents of what went down first.
+    shown = {
+        "error": next((fact for fact in reversed(facts) if fact.name == "error"), None),
+        "stopped": next((fact for fact in facts if fact.name == "stopped"), None),
+    }
     for fact in facts:
-        if fact in errors[:-1] or fact in stops[1:]:  # causes of the last error, parents of what went down
+        if fact is not shown.get(fact.name, fact):
             continue
         says = _says(fact)
         if (fact.name, says) not in seen:

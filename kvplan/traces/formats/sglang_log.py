@@ -24,9 +24,7 @@ _TEXT = re.compile(
     r"\[(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)[^\[\]]{0,40}\] (?P<event>Receive|Finish): (?P<rest>obj=.*)"
 )
 _EVENT = re.compile(r'\{"timestamp": ?".{0,200}?"event": ?"request\.(?:received|finished)"')
-_SNIFF = re.compile(
-    rb'\] (?:Receive|Finish): obj=|\{"timestamp": ?".{0,200}?"event": ?"request\.(?:received|finished)"'
-)
+_SNIFF = re.compile(rf"\] (?:Receive|Finish): obj=|{_EVENT.pattern}".encode())
 _RID = re.compile(r"\brid='([^']{1,100})'")
 _ID = re.compile(r"'id': '([^']{1,100})'")
 _NUMBERS = {
