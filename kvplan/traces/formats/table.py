@@ -108,9 +108,13 @@ def parse_count(text: str) -> int:
     if text.isdecimal() and len(text) < 19 and text.isascii():
         return int(text)
     text = text.strip()
-    if not _COUNT.match(text):
+    match = _COUNT.match(text)
+    if not match:
         raise ValueError(text)
-    from decimal import Decimal  # slow to import, and most tables write digits
+    whole, _, rest = text.partition(".")
+    if not match[2] and not rest.strip("0"):  # as pandas writes a column with gaps
+        return int(whole)
+    from decimal import Decimal  # slow to import, and seldom wanted
 
     found = Decimal(text)
     if found != int(found) or abs(found) >= _MOST:
