@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 
+EXPANDED_DIM, ABSORBED_DIM = 160.0, 544.0
+"""Mean head size of prefill attention over latents, expanded to heads and read as they are."""
+
+
 def decode_shapes(item: Attention, batch: Array, context: Array) -> dict[str, Array]:
     """``batch`` sequences of ``context`` tokens each, of one rank."""
     import numpy as np
@@ -29,10 +33,24 @@ def prefill_shapes(item: Attention, new: Array, before: Array) -> dict[str, Arra
 
     shapes = _columns(item, new.size)
     if item.kind == "mla":
-        # Prefill expands the latent: every query head has its own K (192) and V (128), 160 on average.
-        shapes |= {"head_dim": np.full(new.size, 160.0), "kv_heads": shapes["q_heads"]}
+        # Prefill expands the latent: every query head has its own K (192) and V (128), 160 on average,
+        # in 16 bits whatever the cache.
+        shapes |= {"head_dim": np.full(new.size, EXPANDED_DIM), "kv_heads": shapes["q_heads"]}
+        shapes |= {"kv_element_bytes": np.full(new.size, 2.0)}
     chunk = {"batch": np.ones(new.size), "new": new.ravel(), "before": before.ravel() / item.ratio}
     return shapes | chunk
+
+
+def absorbed_shapes(item: Attention, new: Array, before: Array) -> dict[str, Array]:
+    """Chunks that read latents as they are: scores take 512 + 64 elements, values 512, 544 on average."""
+    import numpy as np
+
+    shapes = prefill_shapes(item, new, before)
+    return shapes | {
+        "head_dim": np.full(new.size, ABSORBED_DIM),
+        "kv_heads": np.ones(new.size),
+        "kv_element_bytes": np.full(new.size, item.kv_element_bytes),
+    }
 
 
 def _columns(item: Attention, count: int) -> dict[str, Array]:

@@ -111,10 +111,10 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     names = tuple(item.name for item in fields(roofline.RooflineConstants))
     _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY, *KEYS))
     constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k in names})
-    skew, sent = routing.routing_options(parameters)
+    skew, way = routing.routing_options(parameters)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
-        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
+        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=way,
         routing_skew=skew, decode_tokens=target.decode_tokens, projected=target.projected,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
@@ -127,7 +127,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     wider = efficiency.band_wider(target.gpu, bool(untimed))
     model = roofline.Roofline(work, target.gpu, exchange, constants, host, wider=wider)
     routings = tuple(item.routing for item in work.experts)
-    routed = routing.routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
+    routed = routing.routing_assumptions(routings, parameters, work.expert_exchange)
     nodes = () if exchange is None else exchange.assumptions(parameters)
     wider *= graphs.EAGER_WIDER if host.eager else 1.0
     bands = {

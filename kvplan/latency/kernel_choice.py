@@ -44,7 +44,7 @@ def fastest(kernels: Mapping[str, FittedKernel], op: str, item: Attention) -> st
     """The name of the kernel whose geometric mean time at typical sizes of this attention is least."""
     import numpy as np
 
-    if op in ("context_attention", "mla_context"):
+    if op in ("context_attention", "mla_context", "mla_context_module"):
         new = np.array(_CHUNKS)
         shapes = prefill_shapes(item, new, np.zeros(new.size))
     else:

@@ -12,6 +12,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.attention_shapes import check_supported
 from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
+from kvplan.latency.module_kernels import DECODE, PREFILL, cache_dtype, decoding, prefilling
 from kvplan.latency.table_formats import canonical, runs
 from kvplan.latency.verification import Verification, verification
 from kvplan.latency.work import Attention
@@ -85,8 +86,7 @@ class KernelSet:
 
     def _gemms(self, form: WeightFormat) -> list[FittedKernel]:
         return [
-            kernel for op, labels, kernel in self._kernels
-            if op == "gemm" and runs(labels.get("gemm_dtype", ""), form.name)
+            kernel for labels, kernel in self.timed("gemm") if runs(labels.get("gemm_dtype", ""), form.name)
         ]  # fmt: skip
 
     def stand_in(self, form: WeightFormat) -> Rates:
@@ -95,11 +95,7 @@ class KernelSet:
         Raises:
             SpecError: nothing was measured that could stand in.
         """
-        plain = [
-            k
-            for op, labels, k in self._kernels
-            if op == "gemm" and runs(labels.get("gemm_dtype", ""), "bf16")
-        ]
+        plain = [k for labels, k in self.timed("gemm") if runs(labels.get("gemm_dtype", ""), "bf16")]
         rates = rates_of(plain[0]) if plain else None
         if self.measured is not None:
             rates = self.measured.stand_in(form, rates)
@@ -131,8 +127,7 @@ class KernelSet:
     def experts(self, form: WeightFormat) -> list[FittedKernel]:
         """Every fused kernel of routed experts with weights of this format."""
         return [
-            kernel for op, labels, kernel in self._kernels
-            if op == "moe" and runs(labels.get("moe_dtype", ""), form.name)
+            kernel for labels, kernel in self.timed("moe") if runs(labels.get("moe_dtype", ""), form.name)
         ]  # fmt: skip
 
     def gemm_seconds(self, kernel: FittedKernel, shapes: Mapping[str, Array], timed: Array) -> Array:
@@ -189,7 +184,7 @@ class KernelSet:
         """
         if not _is_eager(kernel):
             return 0.0
-        graph = min(_value(other, "launch_s") for op, _, other in self._kernels if op == "gemm")
+        graph = min(_value(other, "launch_s") for _, other in self.timed("gemm"))
         return max(_value(kernel, "launch_s") - 2.0 * min(graph, EAGER_LAUNCH_S / 2.0), 0.0)
 
     def has_eager(self, forms: Iterable[WeightFormat]) -> bool:
@@ -209,27 +204,36 @@ class KernelSet:
             return 1.0
         return structure.seconds(kernel.values, shapes, cold=True) / structure.seconds(kernel.values, shapes)
 
-    def decode(self, item: Attention) -> FittedKernel:
-        """The decode kernel of a layer."""
-        return self._attention(_decode_op(item), item)
+    def timed(self, op: str) -> list[tuple[dict[str, str], FittedKernel]]:
+        """(labels, kernel) of every kernel of an op that is used."""
+        return [(labels, kernel) for name, labels, kernel in self._kernels if name == op]
 
-    def prefill(self, item: Attention) -> FittedKernel:
-        """The prefill kernel of a layer."""
+    def decode(self, item: Attention, weights: WeightFormat | None = None) -> FittedKernel:
+        """The decode kernel of a layer; over latents all that is beside a module's matrices, where timed.
+
+        Args:
+            weights: format of the layer's matrices, beside which modules were timed.
+        """
+        found = decoding(self, item, weights)
+        return self._fastest(DECODE, item, found) if found else self._attention(_decode_op(item), item)
+
+    def prefill(self, item: Attention, weights: WeightFormat | None = None) -> FittedKernel:
+        """The prefill kernel of a layer, as ``decode``; latents are expanded to heads."""
+        found = prefilling(self, item, weights)
+        if found:
+            return self._fastest(PREFILL, item, found)
         return self._attention("mla_context" if item.kind == "mla" else "context_attention", item)
 
     def all_reduce(self) -> FittedKernel | None:
         """The all-reduce under CUDA graphs, else the fastest that was measured, if any."""
-        found = [
-            (labels.get("kernel_source", ""), kernel) for op, labels, kernel in self._kernels
-            if op == "all_reduce"
-        ]  # fmt: skip
+        found = [(labels.get("kernel_source", ""), kernel) for labels, kernel in self.timed("all_reduce")]
         graph = [kernel for source, kernel in found if source.endswith("graph")]
         return graph[0] if graph else fastest_sum([kernel for _, kernel in found])
 
     def bandwidth_bytes_per_s(self) -> float:
         """What plain 16-bit multiplications reached on memory: the rate for everything that streams."""
-        for op, labels, kernel in self._kernels:
-            if op == "gemm" and runs(labels.get("gemm_dtype", ""), "bf16"):
+        for labels, kernel in self.timed("gemm"):
+            if runs(labels.get("gemm_dtype", ""), "bf16"):
                 names = [p.name for p in kernel.structure.parameters()]
                 return float(kernel.values[names.index("bandwidth")])
         machine = None if self.measured is None else self.measured.machine_rates()
@@ -241,14 +245,12 @@ class KernelSet:
         check_supported(item)
         if self.measured is not None:
             return self._own(op, item, self.measured)
-        dtype = {1.0: "fp8", 2.0: "bfloat16"}.get(round(item.kv_element_bytes, 6))
-        if item.kv_format == "nvfp4":
-            dtype = item.kv_format  # others are as wide
+        dtype = cache_dtype(item)
         if dtype is None:
             raise self._missing(f"attention over a cache of {item.kv_element_bytes:.3g} bytes an element")
         found: dict[int, dict[str, FittedKernel]] = {}
-        for name, labels, kernel in self._kernels:
-            if name == op and canonical(labels.get("kv_cache_dtype", "bfloat16")) == dtype:
+        for labels, kernel in self.timed(op):
+            if canonical(labels.get("kv_cache_dtype", "bfloat16")) == dtype:
                 told = " ".join(text for label, text in labels.items() if label != "head_dim")
                 found.setdefault(int(labels.get("head_dim", 0)), {})[told] = kernel
         # A head size between two compiled ones runs the next larger kernel.
@@ -256,7 +258,9 @@ class KernelSet:
         if not fitting:
             what = "MLA attention" if item.kind == "mla" else f"attention with heads of {item.head_dim}"
             raise self._missing(f"{dtype} {what}", self._heads(op, found))
-        kernels = found[fitting[0]]
+        return self._fastest(op, item, found[fitting[0]])
+
+    def _fastest(self, op: str, item: Attention, kernels: Mapping[str, FittedKernel]) -> FittedKernel:
         best = fastest(kernels, op, item)
         if len(kernels) > 1:
             others = ", ".join(name for name in sorted(kernels) if name != best)
@@ -268,9 +272,7 @@ class KernelSet:
     def _heads(self, op: str, found: Mapping[int, object]) -> str:
         """What to do where no kernel of these heads or this format was measured."""
         if not found:
-            formats = sorted(
-                {labels.get("kv_cache_dtype", "") for name, labels, _ in self._kernels if name == op}
-            )
+            formats = sorted({labels.get("kv_cache_dtype", "") for labels, _ in self.timed(op)})
             return f"measured over: {', '.join(formats) or 'nothing'}; {_INSTEAD}"
         return f"measured with heads of {', '.join(map(str, sorted(found)))}; {_INSTEAD}"
 
@@ -278,7 +280,7 @@ class KernelSet:
         """The kernel of kvplan's own that reads this cache format."""
         mla = item.kind == "mla"
         wanted = kernel_format(item.kv_format, mla=mla)
-        found = {labels.get("kv_cache_dtype", ""): k for name, labels, k in self._kernels if name == op}
+        found = {labels.get("kv_cache_dtype", ""): kernel for labels, kernel in self.timed(op)}
         if wanted == "fp16" and "fp16" not in found:
             wanted = "bf16"
         if wanted not in found and op in ("context_attention", "mla_context"):
@@ -306,9 +308,7 @@ class KernelSet:
         MLA expands its latent to heads and runs the 16-bit kernel.
         """
         found = {
-            labels.get("kv_cache_dtype", ""): kernel
-            for name, labels, kernel in self._kernels
-            if name == "context_attention"
+            labels.get("kv_cache_dtype", ""): kernel for labels, kernel in self.timed("context_attention")
         }
         if not found:
             raise self._missing(f"prefill attention over a cache of {item.kv_format}")

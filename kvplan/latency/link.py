@@ -4,7 +4,8 @@
 
     all-reduce    2 (g - 1) / g * bytes / node link  +  2 (N - 1) / N * bytes / g / link between nodes
     at once       (g - 1) * bytes / node link  and half the latency, on one node with a fabric of its own
-    all-to-all    the slower of the share that stays in the node and of the share that leaves it
+    gather        (n - 1) / n * bytes / node link  +  (N - 1) / N * bytes / g / link between nodes
+    dispatch      the slower of the share that stays in the node and of the share that leaves it
     ring          (n - 1) / n * bytes at the pace of the slowest link
 
 ``n`` ranks on ``N`` nodes, ``g`` of them on each. Ranks of a tensor-parallel group sit side by side, those of
@@ -38,6 +39,14 @@ PER_BYTE = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Dispatching:
+    """One direction of a dispatch kernel: its shortest call, and the share of a link's rate it reaches."""
+
+    fixed_s: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """Links between GPUs, one direction.
 
@@ -49,6 +58,7 @@ class Exchange:
         node: GPUs of a node.
         between: from node to node, for each GPU.
         meshed: every GPU of a node reads the others' memory over a fabric.
+        slowness: times as long as usual, of calls whose latency is their own.
     """
 
     bandwidth_bytes_per_s: float
@@ -57,6 +67,7 @@ class Exchange:
     node: int = NODE
     between: SpecLink | None = None
     meshed: bool = False
+    slowness: float = 1.0
 
     def nodes(self, ranks: int, stride: int = 1) -> tuple[int, int]:
         """(ranks on one node, nodes) of a group."""
@@ -90,15 +101,24 @@ class Exchange:
             return 0.0, 0.0
         return 2.0 * self.between.latency_s, 2.0 * (nodes - 1) / nodes / inside / self._far_rate
 
-    def all_to_all(self, ranks: int) -> PER_BYTE:
-        """Every rank sends ``(n - 1) / n`` of its tensor to the others."""
+    def gather(self, ranks: int) -> PER_BYTE:
+        """Every rank ends with the tensor of which each had a part, or with its part of the sum."""
+        if ranks <= 1:
+            return 0.0, 0.0
+        inside, _ = self.nodes(ranks)
+        fixed, per_byte = self.across(ranks)
+        return self.latency_s + 0.5 * fixed, (inside - 1) / inside / self._rate + 0.5 * per_byte
+
+    def dispatch(self, ranks: int, kernel: Dispatching) -> PER_BYTE:
+        """Every rank sends ``(n - 1) / n`` of its rows to the others."""
         if ranks <= 1:
             return 0.0, 0.0
         inside, nodes = self.nodes(ranks)
-        near = (inside - 1) / ranks / self._rate
+        near = (inside - 1) / ranks / (self.bandwidth_bytes_per_s * kernel.share)
         if nodes <= 1 or self.between is None:
-            return self.latency_s, near
-        return self.latency_s + self.between.latency_s, max(near, (ranks - inside) / ranks / self._far_rate)
+            return kernel.fixed_s * self.slowness, near
+        far = (ranks - inside) / ranks / self._far_rate
+        return kernel.fixed_s * self.slowness + self.between.latency_s, max(near, far)
 
     def ring(self, ranks: int, stride: int = 1) -> PER_BYTE:
         """A tensor split over the ranks goes all the way round: every rank receives the others' parts."""
@@ -127,7 +147,11 @@ class Exchange:
         if far is not None:
             far = SpecLink(far.name, far.latency_s * factor, far.bandwidth_bytes_per_s / factor)
         return replace(
-            self, latency_s=self.latency_s * factor, efficiency=self.efficiency / factor, between=far
+            self,
+            latency_s=self.latency_s * factor,
+            slowness=self.slowness * factor,
+            between=far,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s / factor,
         )
 
     def assumptions(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:

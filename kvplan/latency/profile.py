@@ -228,10 +228,10 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             hint=f"use a profile of {target.gpu.name}, or {{model: roofline}}",
         )
     kernels = KernelSet(profile, str(path), target.block_size)
-    skew, sent = routing_options(parameters)
+    skew, way = routing_options(parameters)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
-        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
+        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=way,
         routing_skew=skew, decode_tokens=target.decode_tokens, projected=target.projected,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
@@ -256,7 +256,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         Assumption("latency.ragged", "mean context", _ragged(kernels.ragged)),
     ]
     routings = tuple(item.routing for item in work.experts)
-    assumed += routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
+    assumed += routing_assumptions(routings, parameters, work.expert_exchange)
     timed = [bool(kernels.experts(item.format)) for item in work.experts]
     if any(timed):
         assumed.append(

@@ -26,6 +26,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
 from kvplan.latency.efficiency import Efficiency, efficiency_of
 from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
+from kvplan.latency.expert_exchange import linked
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import SPREAD, Exchange
@@ -157,9 +158,9 @@ class Roofline:
             ways, count = exchange.reduce_ways(work.ranks), work.all_reduces
             self._reduces = tuple((count * fixed, count * byte * row) for fixed, byte in ways)
             if work.expert_layers:
-                fixed, per_byte = exchange.all_to_all(work.expert_ranks)
-                self._passed_fixed += 2 * work.expert_layers * fixed
-                self._sent = 2 * work.expert_layers * per_byte * row
+                fixed, per_byte = linked(work, exchange)
+                self._passed_fixed += work.expert_layers * fixed
+                self._sent = work.expert_layers * per_byte * row
             fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
             self._passed_fixed += fixed
             self._passed_token += per_byte * row
@@ -198,6 +199,9 @@ class Roofline:
         if seconds is None:
             work = self.work
             seconds = self.sheet.glue(work.layers, tokens, work.hidden_size * work.activation_bytes)
+            for item in work.attentions:
+                if item.kind == "mla":
+                    seconds += self.sheet.latent_glue(item.layers, tokens, item.q_heads)
             seconds += self._matrices(tokens, joint=False)
             if not work.joint:
                 seconds += self._experts(tokens)
@@ -272,7 +276,9 @@ class Roofline:
         if decode and self._ring is not None:
             seconds += self._merge[0] + self._merge[1] * decode
         if self._sent:
-            seconds += self._sent * self.work.experts[0].routing.sent(float(tokens))
+            seconds += self._sent * self.work.experts[0].routing.copies(
+                self.work.expert_exchange, float(tokens)
+            )
         return seconds
 
     def _launched(self, batch: StepBatch) -> tuple[int, float]:
@@ -369,7 +375,9 @@ def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLay
     query_bytes, whole = 4.0 * item.q_heads * item.head_dim, item.kv_bytes_per_token * item.shards
     decoding = query_bytes * item.decode_rows
     elements = whole / item.kv_element_bytes / item.kv_heads
-    return (
-        sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, decoding),
-        sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes),
-    )
+    chunk = sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes)
+    if item.up_projection is not None and item.limit is None:
+        flops = item.decode_flops / item.decode_rows
+        latent = sheet.prefill(flops, item.kv_bytes_per_token, query_bytes)
+        chunk = sheet.latent_prefill(chunk, latent, *item.up_projection)
+    return sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, decoding), chunk

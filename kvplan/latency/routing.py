@@ -44,10 +44,17 @@ EVEN = 1e-6
 MOST_GROWTH = 500.0
 """Keeps the exponential of an absurd skew a number."""
 SKEW_KEY, EXCHANGE_KEY = "routing_skew", "expert_exchange"
-EXCHANGES = ("all_reduce", "all_to_all")
-"""How tokens reach experts on other ranks: every rank has all tokens and results are summed (vLLM's and
-SGLang's expert parallelism inside a tensor-parallel group), or each token is sent to its experts' ranks and
-back (DeepEP and other dispatch kernels)."""
+SUMMED, GATHERED = "all_reduce", "all_gather"
+HIGH_THROUGHPUT, LOW_LATENCY = "deepep_high_throughput", "deepep_low_latency"
+EXCHANGES = (SUMMED, GATHERED, HIGH_THROUGHPUT, LOW_LATENCY)
+"""How tokens reach experts on other ranks:
+
+* ``all_reduce``: every rank has all tokens and results are summed, inside a tensor-parallel group;
+* ``all_gather``: all tokens are gathered on all ranks, and results summed and scattered: what vLLM
+  (``allgather_reducescatter``) and SGLang (``--moe-a2a-backend none``) do with data-parallel attention;
+* DeepEP's kernels send each token to the ranks of its experts: once to each rank (high throughput), or once
+  for each expert without waiting for counts (low latency).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,12 @@ class Routing:
         missed = math.prod((others - i) / (self.total - i) for i in range(self.routed))
         return self.ranks * (1.0 - missed)
 
+    def copies(self, exchange: str, tokens: Amount) -> Amount:
+        """Rows of the hidden size that the heaviest rank exchanges in one direction, of all ranks' tokens."""
+        if exchange == GATHERED:
+            return tokens
+        return self.heaviest(tokens) if exchange == LOW_LATENCY else self.sent(tokens)
+
     def sent(self, tokens: Amount) -> Amount:
         """Tokens (rows of the hidden size) that the heaviest rank exchanges in one direction.
 
@@ -141,28 +154,41 @@ def _largest(ranks: int) -> float:
     return blom * math.sqrt(ranks / (ranks - 1))
 
 
-def routing_options(parameters: Mapping[str, Any]) -> tuple[float, bool]:
-    """(skew, whether tokens are sent to their experts) of a ``latency`` section.
+def sends_to_experts(backend: str) -> bool:
+    """Whether a dispatch kernel of tables sends a token once for each expert, and not for each rank."""
+    return backend.lower().endswith(("_ll", "_low_latency", "_generation"))
+
+
+def routing_options(parameters: Mapping[str, Any]) -> tuple[float, str | None]:
+    """(skew, how tokens reach experts if the scenario says so) of a ``latency`` section.
 
     Raises:
         SpecError: no number from 0 to 10; no such way to exchange.
     """
-    skew, exchange = parameters.get(SKEW_KEY, SKEW), parameters.get(EXCHANGE_KEY, EXCHANGES[0])
+    skew, exchange = parameters.get(SKEW_KEY, SKEW), parameters.get(EXCHANGE_KEY)
     if isinstance(skew, bool) or not isinstance(skew, (int, float)) or not 0 <= skew <= 10:
         raise SpecError(
             f"{SKEW_KEY} must be a number from 0 to 10, not {skew!r}", where=f"latency.{SKEW_KEY}",
             hint="0: all experts are equally popular; 0.5 is assumed",
         )  # fmt: skip
-    if exchange not in EXCHANGES:
+    if exchange is not None and exchange not in EXCHANGES:
         raise SpecError(
-            f"{EXCHANGE_KEY} must be {' or '.join(EXCHANGES)}, not {exchange!r}",
+            f"{EXCHANGE_KEY} must be one of {', '.join(EXCHANGES)}, not {exchange!r}",
             where=f"latency.{EXCHANGE_KEY}",
         )
-    return float(skew), exchange == EXCHANGES[1]
+    return float(skew), exchange
+
+
+_HOW = {
+    SUMMED: "tokens are on every rank, results summed by all-reduce",
+    GATHERED: "tokens are gathered on every rank, results summed and scattered",
+    HIGH_THROUGHPUT: "tokens are sent to the ranks of their experts and back",
+    LOW_LATENCY: "tokens are sent to their experts and back",
+}
 
 
 def routing_assumptions(
-    routings: tuple[Routing, ...], parameters: Mapping[str, Any], *, sent: bool
+    routings: tuple[Routing, ...], parameters: Mapping[str, Any], exchange: str
 ) -> tuple[Assumption, ...]:
     """How routing was assumed to be; nothing for a model without experts."""
     if not routings:
@@ -177,12 +203,12 @@ def routing_assumptions(
                 f"{first.total}",
             ),
         )  # fmt: skip
-    how = "sent to their experts and back" if sent else "on every rank, results summed by all-reduce"
+    why = "given in the scenario" if EXCHANGE_KEY in parameters else "the engines' default"
     return (
         Assumption(
             f"latency.{SKEW_KEY}", first.skew,
             f"spread of the experts' popularity, {given}: with 1,024 tokens the heaviest of {first.ranks} "
             f"ranks has {first.imbalance(1024.0):.2f} times the mean",
         ),
-        Assumption(f"latency.{EXCHANGE_KEY}", EXCHANGES[sent], f"tokens are {how}"),
+        Assumption(f"latency.{EXCHANGE_KEY}", exchange, f"{_HOW[exchange]}; {why}"),
     )  # fmt: skip

@@ -22,16 +22,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
-from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
+from kvplan.latency.attention_shapes import absorbed_shapes, decode_shapes, prefill_shapes
+from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS, LATENT_HEAD_BYTES, LATENT_S
+from kvplan.latency.expert_exchange import exchange_seconds
 from kvplan.latency.expert_layer import expert_seconds
 from kvplan.latency.kernel_notes import DEVIATIONS, KernelNotes
 from kvplan.latency.kernel_set import KernelSet
+from kvplan.latency.linear_layer import linear_seconds
 from kvplan.latency.link import SPREAD, Exchange
-from kvplan.latency.measured_set import MATMUL_SPREAD
+from kvplan.latency.module_kernels import decoding, short_prefill
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.ring import Ring, ring_of
-from kvplan.latency.work import Linear, StepWork
+from kvplan.latency.work import StepWork
+from kvplan.sizing.weight_formats import WeightFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +85,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     tokens = _token_grid(MAX_TOKENS)
     total, together = np.zeros(tokens.size), np.zeros(tokens.size)
     for item in work.linears:
-        seconds = item.count * _gemm(kernels, item, tokens, notes)
+        seconds = item.count * linear_seconds(kernels, item, tokens, notes)
         together += seconds if item.joint else 0.0
         total += 0.0 if item.joint else seconds
     for experts in work.experts:
@@ -92,11 +95,15 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     rate = kernels.bandwidth_bytes_per_s()
     glue = GLUE_S + GLUE_STREAMS * tokens * work.hidden_size * work.activation_bytes / rate
     total += work.layers * glue
+    weights = _attention_weights(work)
     for attention in work.attentions:
+        if attention.kind == "mla" and not decoding(kernels, attention, weights):
+            moved = tokens * attention.q_heads * LATENT_HEAD_BYTES
+            total += attention.layers * (LATENT_S + moved / rate)
         call, token = kernels.write_seconds(attention)
         total += attention.layers * (call + token * tokens)
     links = None if exchange is None else _collectives(kernels, work, exchange, tokens, notes)
-    head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), notes)
+    head = linear_seconds(kernels, work.head, _token_grid(MAX_SAMPLED), notes)
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), notes)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
@@ -136,51 +143,6 @@ def _dense(grid: Array, seconds: Array, most: int, *, first: float | None) -> De
     return DenseTable(values.tolist())
 
 
-def _gemm(
-    kernels: KernelSet,
-    item: Linear,
-    tokens: Array,
-    notes: KernelNotes,
-) -> Array:
-    import numpy as np
-
-    shapes = {
-        "m": tokens,
-        "n": np.full(tokens.size, float(item.outputs)),
-        "k": np.full(tokens.size, float(item.inputs)),
-    }
-    best = None
-    found = kernels.gemms(item.format)
-    if not found:
-        rates = kernels.stand_in(item.format)
-        notes.spreads("linear", MATMUL_SPREAD)
-        notes.outside.append(f"multiplication with {item.format.name} weights")
-        compute = 2.0 * tokens * item.outputs * item.inputs / rates.flops
-        memory = item.weight_bytes / rates.bandwidth_bytes_per_s
-        return np.asarray(rates.launch_s + np.maximum(compute, memory))
-    for kernel in found:
-        guess = kernel.predict(shapes)
-        # Where a kernel was not timed another one takes over: engines pick by the number of tokens.
-        usable = (tokens >= kernel.low["m"]) & (tokens <= kernel.high["m"])
-        graphed = kernels.gemm_seconds(kernel, shapes, guess.seconds)
-        seconds = np.where(usable, np.maximum(graphed, 1e-6), np.inf)
-        width = np.log(guess.high / guess.seconds)
-        typical = float(np.median(width))
-        notes.used("linear", typical, kernels.error(kernel, typical))
-        if kernel.octaves_outside({**shapes, "m": np.full(tokens.size, kernel.low["m"])}).max() > 1.0:
-            notes.outside.append(f"a {item.outputs} x {item.inputs} matrix multiplication ({item.name})")
-        best = seconds if best is None else np.minimum(best, seconds)
-    assert best is not None
-    if not np.all(np.isfinite(best)):
-        # Fewer tokens than any kernel was timed with are padded to its fewest.
-        first = int(np.flatnonzero(np.isfinite(best))[0])
-        best[:first] = best[first]
-    if not np.all(np.isfinite(best)):
-        last = int(np.flatnonzero(np.isfinite(best))[-1])
-        best[last + 1 :] = best[last] * tokens[last + 1 :] / tokens[last]
-    return np.asarray(best)
-
-
 def _collectives(
     kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, notes: KernelNotes
 ) -> Array:
@@ -201,9 +163,7 @@ def _collectives(
         ways = [fixed + per_byte * row for fixed, per_byte in exchange.reduce_ways(work.ranks)]
         total += work.all_reduces * np.minimum.reduce(ways)
     if work.expert_layers:
-        fixed, per_byte = exchange.all_to_all(work.expert_ranks)
-        rows = work.experts[0].routing.sent(tokens)
-        total += 2 * work.expert_layers * (fixed + per_byte * row / tokens * rows)
+        total += work.expert_layers * exchange_seconds(work, exchange, kernels, tokens)
     fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
     return np.asarray(total + fixed + per_byte * row)
 
@@ -225,17 +185,24 @@ def _attention(
     decode = np.zeros((batch.size, context.size))
     prefill = np.zeros((new.size, context.size))
     launch = 0.0
+    weights = _attention_weights(work)
     for item in work.attentions:
-        one = kernels.decode(item)
+        one = kernels.decode(item, weights)
         shapes = decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))
         verified = kernels.verification(item)
         notes.spreads("decode", verified.deviation)
         seconds = one.seconds(shapes) * kernels.cold_factor(one, shapes) * verified.factor
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
-        many = kernels.prefill(item)
+        many = kernels.prefill(item, weights)
         floor = float(many.values[0])
-        chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
-        body = many.seconds(prefill_shapes(item, *_rank_chunk(chunk, before, work.context_ranks)))
+        share = _rank_chunk(*np.meshgrid(new, context - 1.0, indexing="ij"), work.context_ranks)
+        body = many.seconds(prefill_shapes(item, *share))
+        if item.kind == "mla" and item.limit is None:
+            body = body + _expanding(kernels, work, share[1].ravel(), notes)
+            short = short_prefill(kernels, item, weights)
+            if short is not None:
+                latent = short.seconds(absorbed_shapes(item, *share))
+                body = np.where(share[0].ravel() <= short.high["new"], latent, body)
         prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
         # Around a ring the kernel is launched once for every rank's share of the cache.
         launch += item.layers * floor * item.shards
@@ -262,6 +229,23 @@ def _attention(
         chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
         prefill = np.maximum(prefill, ring.chunk_array(before, chunk))
     return _table(np.maximum(decode, launch)), _table(prefill), launch
+
+
+def _attention_weights(work: StepWork) -> WeightFormat | None:
+    """The format of the matrices around attention."""
+    return next((item.format for item in work.linears if item.name == "o_proj"), None)
+
+
+def _expanding(kernels: KernelSet, work: StepWork, before: Array, notes: KernelNotes) -> Array:
+    """Making K and V of all heads again of cached latents, which a chunk behind them does in every layer."""
+    import numpy as np
+
+    up = next((item for item in work.linears if item.name == "kv_b_proj"), None)
+    if up is None:
+        return np.zeros(before.size)
+    tokens, where = np.unique(before, return_inverse=True)
+    seconds = linear_seconds(kernels, up, np.maximum(tokens, 1.0), notes)
+    return np.asarray(np.where(tokens > 0, seconds, 0.0)[where])
 
 
 def _rank_chunk(new: Array, before: Array, ranks: int) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from kvplan.errors import UsageError
 from kvplan.latency.grouped import assignment_elements
-from kvplan.latency.routing import SKEW, Routing
+from kvplan.latency.routing import EXCHANGE_KEY, GATHERED, SKEW, SUMMED, Routing
 from kvplan.sizing.attention import Keeping
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.parameters import Split, block_tensors
@@ -78,7 +78,8 @@ class Attention:
     ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
     ``kv_format``: name of the cache's number format. ``shards``: context-parallel ranks that share one
     sequence's cache; ``kv_bytes_per_token`` and FLOPs are those of one of them. ``decode_rows``: tokens of a
-    request that a step decodes, drafts among them; ``decode_flops`` are those of all.
+    request that a step decodes, drafts among them; ``decode_flops`` are those of all. ``up_projection``:
+    (outputs, inputs) of the matrix that makes K and V of a latent, of this rank's heads.
     """
 
     layers: int
@@ -95,6 +96,7 @@ class Attention:
     kv_format: str = ""
     shards: int = 1
     decode_rows: int = 1
+    up_projection: tuple[int, int] | None = None
 
     @property
     def decode_heads(self) -> int:
@@ -107,9 +109,9 @@ class StepWork:
     """Everything a step does on one rank.
 
     ``all_reduces``: of a step's tokens. ``expert_layers``: layers whose tokens are sent to their experts'
-    ranks and back. ``expert_ranks``: ranks that experts are dealt to. ``joint``: attention is data-parallel:
-    a rank has tokens of its own there, and all ranks work for all tokens in joint matrices, in experts and in
-    what they exchange.
+    ranks and back, in the way that ``expert_exchange`` names. ``expert_ranks``: ranks that experts are dealt
+    to. ``joint``: attention is data-parallel: a rank has tokens of its own there, and all ranks work for all
+    tokens in joint matrices, in experts and in what they exchange.
     """
 
     hidden_size: int
@@ -127,6 +129,7 @@ class StepWork:
     ranks: int
     context_ranks: int
     expert_ranks: int
+    expert_exchange: str
     notes: tuple[str, ...]
     joint: bool = False
 
@@ -150,7 +153,7 @@ def step_work(
     kv_format: KvFormat,
     weights_format: str | None = None,
     expert_parallel: bool = False,
-    expert_exchange: bool = False,
+    expert_exchange: str | None = None,
     routing_skew: float = SKEW,
     decode_tokens: int = 1,
     projected: bool = False,
@@ -159,8 +162,8 @@ def step_work(
 
     Args:
         expert_parallel: whole experts are dealt to the tensor-parallel ranks instead of cutting each.
-        expert_exchange: tokens are sent to their experts' ranks and back, instead of being on every rank and
-            summed over ranks.
+        expert_exchange: how tokens reach experts on other ranks, one of ``kvplan.latency.routing.EXCHANGES``;
+            None: summed inside a tensor-parallel group, gathered with data-parallel attention.
         routing_skew: how much the popularity of experts differs; see ``kvplan.latency.routing``.
         decode_tokens: of a request in a step, drafts among them: rows that read its cache together, as so
             many more query heads would.
@@ -168,12 +171,19 @@ def step_work(
 
     Raises:
         UnknownName: ``weights_format`` is not a weight format.
-        UsageError: ``expert_parallel`` of a model without routed experts.
+        UsageError: ``expert_parallel`` of a model without routed experts; ``all_reduce`` of experts where
+            each rank has tokens of its own.
     """
     tp, hidden = parallel.tp, model.hidden_size
     expert_ranks = tp if expert_parallel else 1
-    sent = expert_ranks > 1 and (expert_exchange or parallel.dp_attention)
     joint = parallel.dp_attention
+    if joint and expert_exchange == SUMMED:
+        raise UsageError(
+            "with data-parallel attention a rank has its own tokens alone, which all_reduce does not send",
+            where=f"latency.{EXCHANGE_KEY}", hint=f"{GATHERED} is what engines do, or a DeepEP kernel",
+        )  # fmt: skip
+    way = (expert_exchange or (GATHERED if joint else SUMMED)) if expert_ranks > 1 else SUMMED
+    sent = way != SUMMED
     split = Split(tp, expert_ranks, whole_attention=joint)
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
@@ -239,6 +249,7 @@ def step_work(
         ranks=tp,
         context_ranks=parallel.cp,
         expert_ranks=expert_ranks,
+        expert_exchange=way,
         notes=tuple(notes),
         joint=joint,
     )
@@ -308,6 +319,7 @@ def _attention(
                 layers, "mla", heads, 1, rank + rope, size, size * cp / (rank + rope), limit, 1,
                 2.0 * heads * (2 * rank + rope) / cp,
                 2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp, form.name, cp,
+                up_projection=(heads * (attention.nope_head_dim + attention.v_head_dim), rank),
             )
         ]  # fmt: skip
     if isinstance(attention, CompressedAttention):

@@ -12,19 +12,21 @@ from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.curve import SpecLink
 from kvplan.latency.fit.profile_file import read_profile
 from kvplan.latency.kernel_set import KernelSet
-from kvplan.latency.link import Exchange, exchange_of
+from kvplan.latency.link import Dispatching, Exchange, exchange_of
 from kvplan.latency.profile import profile_path
 from kvplan.specs.catalog import load_gpu, load_link
 
 NEAR, FAR = 450e9 * 0.8, 46e9
 ONE = Exchange(450e9, 8e-6, 0.8)
+KERNEL = Dispatching(5e-5, 0.5)
 TWO = Exchange(450e9, 8e-6, 0.8, 8, SpecLink("far", 5e-6, FAR))
 
 
 def test_inside_a_node_only_its_fabric_counts():
     for one in (ONE, TWO):
         assert one.all_reduce(8) == pytest.approx((8e-6, 2 * 7 / 8 / NEAR))
-        assert one.all_to_all(8) == pytest.approx((8e-6, 7 / 8 / NEAR))
+        assert one.gather(8) == pytest.approx((8e-6, 7 / 8 / NEAR))
+        assert one.dispatch(8, KERNEL) == pytest.approx((5e-5, 7 / 8 / (450e9 * 0.5)))
         assert one.ring(4) == pytest.approx((3 * 8e-6, 3 / 4 / NEAR))
         assert one.hops(1, 8) == (0.0, 0.0)
 
@@ -62,8 +64,9 @@ def test_graphed_reduces_of_engines_take_about_that(ranks):
 def test_between_two_nodes_each_gpu_carries_its_share():
     assert TWO.all_reduce(16) == pytest.approx((8e-6 + 2 * 5e-6, 2 * 7 / 8 / NEAR + 2 * 1 / 2 / 8 / FAR))
     assert TWO.across(16) == pytest.approx((1e-5, 1 / 8 / FAR))
-    # Of an all-to-all half leaves the node, and that is the slower half.
-    assert TWO.all_to_all(16) == pytest.approx((8e-6 + 5e-6, 8 / 16 / FAR))
+    assert TWO.gather(16) == pytest.approx((8e-6 + 5e-6, 7 / 8 / NEAR + 1 / 2 / 8 / FAR))
+    # Of what is sent to experts half leaves the node, and that is the slower half.
+    assert TWO.dispatch(16, KERNEL) == pytest.approx((5e-5 + 5e-6, 8 / 16 / FAR))
     # Context-parallel ranks of tp 8 are a node apart.
     assert TWO.ring(2, stride=8) == pytest.approx((8e-6, 0.5 / FAR))
     assert TWO.all_reduce(2, stride=8) == pytest.approx((1e-5, 2 * 0.5 / FAR))
@@ -79,7 +82,8 @@ def test_stages_hop_between_nodes_only_where_one_ends():
 def test_more_nodes_and_slower_links_never_take_less(ranks, stride, factor):
     near = Exchange(450e9, 8e-6, 0.8)
     for call in (lambda one: one.all_reduce(ranks, stride), lambda one: one.ring(ranks, stride),
-                 lambda one: one.all_to_all(ranks), lambda one: one.hops(ranks, stride)):  # fmt: skip
+                 lambda one: one.gather(ranks), lambda one: one.dispatch(ranks, KERNEL),
+                 lambda one: one.hops(ranks, stride)):  # fmt: skip
         plain, slower = call(TWO), call(TWO.slower(factor))
         assert slower == pytest.approx((plain[0] * factor, plain[1] * factor))
         assert plain[1] >= 0.0

@@ -6,7 +6,6 @@ import math
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UsageError
 from kvplan.latency.build import build_latency
 from kvplan.latency.clock import Clock
+from kvplan.latency.expert_exchange import DEEPEP
 from kvplan.latency.routing import SKEW, Routing
 from kvplan.latency.work import step_work
 from kvplan.scenario.load import load_scenario
@@ -155,7 +155,10 @@ def test_one_rank_waits_for_nobody() -> None:
 @pytest.mark.parametrize("kind", ["roofline", "profile"])
 def test_one_gpu_has_no_collective_with_or_without_expert_parallelism(kind: str) -> None:
     batch = decode(64)
-    plain, dealt = clock(kind, tp=1, ep=False), clock(kind, tp=1, ep=True, expert_exchange="all_to_all")
+    plain, dealt = (
+        clock(kind, tp=1, ep=False),
+        clock(kind, tp=1, ep=True, expert_exchange="deepep_low_latency"),
+    )
     assert plain.model.step_seconds(batch) == dealt.model.step_seconds(batch)
     if kind == "roofline":
         model: Any = dealt.model
@@ -190,7 +193,7 @@ def test_an_uneven_rank_slows_long_prefills(kind: str) -> None:
 
 
 def test_tokens_sent_to_their_experts_take_two_exchanges_a_layer_instead_of_a_sum() -> None:
-    summed, sent = clock(), clock(expert_exchange="all_to_all")
+    summed, sent = clock(), clock(expert_exchange="deepep_high_throughput")
     model: Any = sent.model
     work = model.work
     assert work.expert_layers == 48
@@ -200,38 +203,13 @@ def test_tokens_sent_to_their_experts_take_two_exchanges_a_layer_instead_of_a_su
     row = 2048 * 2
     routing = work.experts[0].routing
     attention = 48 * (8e-6 + 2 * 3 / 4 * tokens * row / link)
-    exchange = 2 * 48 * (8e-6 + 3 / 4 * row * routing.sent(float(tokens)) / link)
+    calls = DEEPEP["deepep_high_throughput"]
+    rows = 3 / 4 * row * routing.sent(float(tokens))
+    exchange = 48 * sum(call.fixed_s + rows / (450e9 * call.share) for call in calls)
     assert model.parts(prefill(tokens)).collective_s == pytest.approx(attention + exchange, rel=1e-9)
     other: Any = summed.model
     assert other.work.all_reduces == 96
     assert other.parts(prefill(tokens)).collective_s == pytest.approx(2 * attention, rel=1e-9)
-
-
-def test_the_profile_pays_the_exchange_instead_of_its_measured_sums() -> None:
-    from kvplan.latency.fit.profile_file import read_profile
-    from kvplan.latency.kernel_set import KernelSet
-    from kvplan.latency.profile import profile_path
-
-    summed, sent = clock("profile"), clock("profile", expert_exchange="all_to_all")
-    ours: Any = clock(expert_exchange="all_to_all").model
-    tokens = 4096
-    kernel = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm").all_reduce()
-    assert kernel is not None
-    shape = {"ranks": np.array([4.0]), "bytes": np.array([tokens * 2048 * 2.0])}
-    measured = float(kernel.predict(shape).seconds[0])
-    fixed, per_byte = ours.exchange.all_to_all(4)
-    exchange = 2 * (fixed + per_byte * 2048 * 2 * ours.work.experts[0].routing.sent(float(tokens)))
-    gap = sent.model.step_seconds(prefill(tokens)) - summed.model.step_seconds(prefill(tokens))
-    assert gap == pytest.approx(48 * (exchange - measured), rel=1e-6)
-
-
-def test_data_parallel_attention_always_sends_tokens() -> None:
-    work = step_work(
-        load_model("deepseek-v3"), parallel=Parallel(tp=8, dp_attention=True), kv_format=kv_format("bf16"),
-        expert_parallel=True,
-    )  # fmt: skip
-    assert work.expert_layers == 58
-    assert work.expert_ranks == 8
 
 
 def test_a_dense_model_has_no_experts_to_deal() -> None:

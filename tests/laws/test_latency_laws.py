@@ -41,7 +41,7 @@ CASES = {
     "profile-ring": ("profile", "llama-3.1-8b", "h100-sxm", 1, "vllm"),
     "profile-ring-window": ("profile", "gemma-2-27b", "h100-sxm", 1),
 }
-SENT = {"ep": True, "expert_exchange": "all_to_all"}
+SENT = {"ep": True, "expert_exchange": "deepep_high_throughput"}
 OPTIONS = {"roofline-dealt": {"ep": True, "routing_skew": 2.0}, "roofline-sent": SENT, "profile-sent": SENT}
 OPTIONS |= {name: {"cp": 4} for name in CASES if "-ring" in name}
 SETTINGS = settings(max_examples=60)

@@ -16,12 +16,12 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from kvplan.errors import KvplanError, SpecError
+from kvplan.errors import KvplanError
 from kvplan.latency.fit.band import COVERAGE
-from kvplan.latency.fit.choose import hardware_of, structures_for
-from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_likeliest, take
+from kvplan.latency.fit.choose import hardware_of
+from kvplan.latency.fit.families import FittedFamily, fit_families
+from kvplan.latency.fit.kernel import take
 from kvplan.latency.fit.possible import believable
 from kvplan.latency.fit.tables import Family, read_measurements
 from kvplan.latency.fit.unseen import score_unseen_tables
@@ -59,26 +59,40 @@ class Score:
     formula_median: float
 
 
-def score_family(family: Family, gpu: GpuSpec, points: int = POINTS) -> list[Score]:
-    """Fit on ``points`` designed rows and score on all others."""
-    structures = structures_for(family, gpu)
-    chosen = designed_rows(structures[0], family.shapes, points)
-    fitted = fit_likeliest(structures, take(family.shapes, chosen), family.seconds[chosen])
-    return score_fitted(fitted, family, gpu, chosen)
+def score_families(families: Sequence[Family], gpu: GpuSpec, points: int = POINTS) -> list[Score]:
+    """Fit each on ``points`` designed rows and score it on all others; says on stderr what cannot be."""
+    scores: list[Score] = []
+    for fitted in fit_families(families, gpu, points, lambda why: _say(f"skipped: {why}")):
+        found = score_fitted(fitted, gpu)
+        if not found:
+            _say(f"skipped: {fitted.family.title}: only {fitted.family.seconds.size} rows")
+        for score in found:
+            _say(f"{score.gpu} {fitted.family.title} | {score.part}: {_line(score)}")
+        scores += found
+    return scores
 
 
-def score_fitted(
-    fitted: FittedKernel, family: Family, gpu: GpuSpec, chosen: npt.NDArray[np.intp]
-) -> list[Score]:
-    """Score a fitted kernel on the rows of its family that are not in ``chosen``."""
-    structure = fitted.structure
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def score_fitted(fitted: FittedFamily, gpu: GpuSpec) -> list[Score]:
+    """Score a fitted kernel on the rows of its family that it has not seen.
+
+    A module counts whole: its matrices, as they were predicted, with what is beside them.
+    """
+    kernel, family = fitted.kernel, fitted.family
     test = np.ones(family.seconds.size, dtype=bool)
-    test[chosen] = False
+    test[fitted.rows] = False
     if not test.any():
         return []
-    shapes, truth = take(family.shapes, test), family.seconds[test]
-    guess = fitted.predict(shapes)
-    formula = structure.seconds(fitted.values, shapes)
+    shapes = take(family.shapes, test)
+    guess = kernel.predict(shapes)
+    beside = np.zeros(test.sum()) if family.beside_s is None else family.beside_s[test]
+    truth, seconds, low, high = (
+        part + beside for part in (family.seconds[test], guess.seconds, guess.low, guess.high)
+    )
+    formula = kernel.structure.seconds(kernel.values, shapes) + beside
     parts = {"all": np.ones(truth.size, dtype=bool)}
     if family.op == "generation_attention":
         seen = np.where(shapes["window"] > 0, np.minimum(shapes["ctx"], shapes["window"]), shapes["ctx"])
@@ -96,9 +110,9 @@ def score_fitted(
     for part, rows in parts.items():
         if not rows.any():
             continue
-        ratio = guess.seconds[rows] / truth[rows]
+        ratio = seconds[rows] / truth[rows]
         error = np.abs(ratio - 1.0)
-        inside = (truth[rows] >= guess.low[rows]) & (truth[rows] <= guess.high[rows])
+        inside = (truth[rows] >= low[rows]) & (truth[rows] <= high[rows])
         scores.append(
             Score(
                 gpu=gpu.name,
@@ -106,13 +120,13 @@ def score_fitted(
                 labels=family.labels,
                 version=family.version,
                 part=part,
-                trained=int(chosen.size),
+                trained=int(fitted.rows.size),
                 tested=int(rows.sum()),
                 median=float(np.median(error)),
                 p90=float(np.quantile(error, 0.9)),
                 bias=float(np.median(ratio) - 1.0),
                 coverage=float(inside.mean()),
-                half_width=float(np.median(np.log(guess.high[rows] / guess.seconds[rows]))),
+                half_width=float(np.median(np.log(high[rows] / seconds[rows]))),
                 formula_median=float(np.median(np.abs(formula[rows] / truth[rows] - 1.0))),
             )
         )
@@ -134,22 +148,8 @@ def _score_gpu(families: Sequence[Family], spec: GpuSpec, points: int) -> list[S
         families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes, dict(spec.peak_flops)
     )
     for note in doubts:
-        sys.stderr.write(f"{note}\n")
-    scores: list[Score] = []
-    for family in kept:
-        try:
-            structures = structures_for(family, spec)
-        except SpecError as exc:
-            sys.stderr.write(f"skipped: {family.title}: {exc.message}\n")
-            continue
-        if family.seconds.size <= 2 * len(structures[0].parameters()):
-            sys.stderr.write(f"skipped: {family.title}: only {family.seconds.size} rows\n")
-            continue
-        found = score_family(family, spec, points)
-        for score in found:
-            sys.stderr.write(f"{score.gpu} {family.title} | {score.part}: {_line(score)}\n")
-        scores += found
-    return scores
+        _say(note)
+    return score_families(kept, spec, points)
 
 
 def _line(score: Score) -> str:
@@ -171,7 +171,8 @@ def report_text(scores: Sequence[Score], points: int) -> str:
         f"{COVERAGE:.0%} of test shapes, its half width is the median one; *formula* is the median error of",
         "the physical formula before its smooth residual. Nothing was tuned per family; what was chosen",
         "while looking at test scores is the structure of the formulas, so these figures are slightly kinder",
-        "than those of a GPU nobody has seen.",
+        "than those of a GPU nobody has seen. Modules (attention over latents with its matrices) are scored",
+        "whole: matrices as the kernels of gemm tables were predicted, and what was fitted beside them.",
         "",
         "The published figures use NVIDIA aiconfigurator's tables (Apache-2.0): warm, sequences of one",
         "length, mostly CUDA-graph replay (block-scaled fp8 multiplications carry tens of microseconds of",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kvplan.errors import DataError, SpecError, UsageError
+from kvplan.errors import DataError, UsageError
 from kvplan.latency.fit.accuracy import POINTS, Score, score_fitted
-from kvplan.latency.fit.choose import hardware_of, structures_for
-from kvplan.latency.fit.kernel import designed_rows, fit_likeliest, take
+from kvplan.latency.fit.choose import hardware_of
+from kvplan.latency.fit.families import fit_families
 from kvplan.latency.fit.kernel_measurements import is_kernel_measurements
 from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
@@ -67,21 +67,9 @@ def calibrate(
     notes = [*measured.notes, *doubts]
     parts: list[KernelPart] = []
     scores: list[Score] = []
-    for family in families:
-        try:
-            structures = structures_for(family, spec)
-        except SpecError as exc:
-            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
-            continue
-        rows = designed_rows(structures[0], family.shapes, points)
-        try:
-            fitted = fit_likeliest(structures, take(family.shapes, rows), family.seconds[rows])
-        except DataError as exc:
-            if family.seconds.size > len(structures[0].parameters()):
-                raise
-            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
-            continue
-        found = score_fitted(fitted, family, spec, rows)
+    for fitted in fit_families(families, spec, points, lambda why: notes.append(f"left out: {why}")):
+        family = fitted.family
+        found = score_fitted(fitted, spec)
         scores += found
         held = None
         if found:
@@ -89,7 +77,7 @@ def calibrate(
                 trained=found[0].trained, tested=found[0].tested, median=round(found[0].median, 5),
                 p90=round(found[0].p90, 5), coverage=round(found[0].coverage, 5),
             )  # fmt: skip
-        parts.append(kernel_part(family.op, family.labels, fitted, family.version, held))
+        parts.append(kernel_part(family.op, family.labels, fitted.kernel, family.version, held))
         progress(family.title)
     if not parts:
         raise DataError("no kernel has enough measurements to be fitted", hint="; ".join(notes) or None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvplan.errors import DataError, SpecError
-from kvplan.latency.fit.collective import AllReduce
+from kvplan.latency.fit.collective import Collective
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.dispatch import Dispatch
 from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
@@ -14,6 +15,8 @@ from kvplan.latency.fit.tables import Family
 from kvplan.latency.table_formats import multiplication
 from kvplan.specs.schema import GpuSpec
 
+ROUNDS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+"""How often a tensor goes round the ring."""
 LAST_LEVEL_BYTES = {"cdna3": 256.0 * (1 << 20), "cdna4": 256.0 * (1 << 20)}
 """Caches behind the L2: Infinity Cache of AMD's MI300 and MI350 series, from their data sheets."""
 
@@ -43,7 +46,7 @@ def hardware_of(gpu: GpuSpec, compute: str = "bf16") -> Hardware:
 
 def structures_for(family: Family, gpu: GpuSpec) -> tuple[Structure, ...]:
     """What may describe a family: ways in which kernels of its op are launched, the usual one first."""
-    if family.op in ("generation_attention", "mla_generation"):
+    if family.op in ("generation_attention", "mla_generation", "mla_generation_module"):
         hardware = hardware_of(gpu, _attention_peak(family))
         return (DecodeAttention(hardware), FixedSplits(hardware))
     return (_only_structure(family, gpu),)
@@ -57,7 +60,7 @@ def _attention_peak(family: Family) -> str:
 
 
 def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
-    if family.op in ("context_attention", "mla_context"):
+    if family.op in ("context_attention", "mla_context", "mla_context_module"):
         return PrefillAttention(hardware_of(gpu, _attention_peak(family)))
     if family.op == "gemm":
         form = multiplication(family.labels["gemm_dtype"])
@@ -67,12 +70,12 @@ def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
         form = multiplication(family.labels["moe_dtype"])
         assert form is not None
         return Experts(hardware_of(gpu, form.peak), form.weight_bytes)
-    if family.op == "all_reduce":
+    if family.op in (*ROUNDS, "moe_a2a"):
         rate = gpu.interconnect.nvlink_bytes_per_s or gpu.interconnect.pcie_bytes_per_s
         if rate is None:
             raise SpecError(
                 f"{gpu.name} has no link between GPUs", where=f"gpus/{gpu.name}: interconnect",
                 hint="add interconnect.pcie_bytes_per_s or nvlink_bytes_per_s to the GPU spec",
             )  # fmt: skip
-        return AllReduce(rate)
+        return Collective(rate, ROUNDS[family.op]) if family.op in ROUNDS else Dispatch(rate)
     raise DataError(f"no structure fits measurements of {family.op!r}")

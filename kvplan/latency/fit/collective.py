@@ -1,8 +1,10 @@
-"""All-reduce between the GPUs of one node: a latency, a ring, and a knee for small messages.
+"""Collectives between the GPUs of one node: a latency, a ring, and a knee for small messages.
 
 ::
 
-    t = t0 + hop * log2(n) + (((2 (n - 1) / n) * bytes / BW)^p + (bytes / BW_small)^p)^(1/p)
+    t = t0 + hop * log2(n) + (((r (n - 1) / n) * bytes / BW)^p + (bytes / BW_small)^p)^(1/p)
+r: rounds in which the tensor goes through the ring, two of an all-reduce, one where it is gathered, or summed
+and scattered; ``bytes`` are those of the whole tensor.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from kvplan.latency.fit.structure import Columns
 
 
 @dataclass(frozen=True, slots=True)
-class AllReduce:
+class Collective:
     """Columns: ranks, bytes. ``bandwidth_bytes_per_s`` is the link's, one direction."""
 
     bandwidth_bytes_per_s: float
-    name: str = "all_reduce"
+    rounds: float
+    name: str = "collective"
     columns: tuple[str, ...] = ("ranks", "bytes")
 
     def parameters(self) -> Sequence[Parameter]:
@@ -39,13 +42,13 @@ class AllReduce:
         """See the module."""
         launch, hop, bandwidth, small, overlap = values
         ranks, size = shapes["ranks"], shapes["bytes"]
-        ring = 2.0 * (ranks - 1.0) / ranks * size / bandwidth
+        ring = self.rounds * (ranks - 1.0) / ranks * size / bandwidth
         body = (ring**overlap + (size / small) ** overlap) ** (1.0 / overlap)
         return np.asarray(launch + hop * np.log2(ranks) + body)
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that the ring takes."""
-        ring = 2.0 * (shapes["ranks"] - 1.0) / shapes["ranks"] * shapes["bytes"] / values[2]
+        ring = self.rounds * (shapes["ranks"] - 1.0) / shapes["ranks"] * shapes["bytes"] / values[2]
         return np.asarray(np.minimum(ring / self.seconds(values, shapes), 1.0) ** 2)
 
     def coordinates(self, shapes: Columns) -> Array:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvplan.errors import DataError
+from kvplan.latency.attention_shapes import ABSORBED_DIM, EXPANDED_DIM
 from kvplan.latency.fit.distributions import BALANCED, dealt, known
 from kvplan.latency.fit.solve import Array
+from kvplan.latency.routing import Routing, sends_to_experts
 from kvplan.latency.table_formats import ELEMENT_BYTES, canonical, multiplication
 
 if TYPE_CHECKING:
@@ -21,27 +23,40 @@ NEEDED = {
     "gemm": ("m", "n", "k", "gemm_dtype"),
     "mla_generation": ("batch_size", "isl", "step", "num_heads"),
     "mla_context": ("batch_size", "isl", "num_heads"),
+    "mla_generation_module": ("batch_size", "isl", "step", "num_heads", "gemm_type", "model"),
+    "mla_context_module": ("batch_size", "isl", "num_heads", "gemm_type", "model"),
     "all_reduce": ("num_gpus", "message_size"),
+    "all_gather": ("num_gpus", "message_size"),
+    "reduce_scatter": ("num_gpus", "message_size"),
+    "moe_a2a": ("comm_backend", "phase", "ep_size", "hidden_size", "topk", "num_experts", "num_tokens"),
     "moe": ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_dtype"),
 }
 _NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "moe_dtype", "nccl_dtype", "head_dim")
+MODULES = ("mla_generation_module", "mla_context_module")
+"""Attention over latents timed with the matrices of its layer (``kvplan.latency.fit.module``)."""
+_OF_OP = {
+    **dict.fromkeys(MODULES, ("gemm_type", "model")),
+    "moe_a2a": ("comm_backend", "phase", "comm_dtype", "node_num"),
+}
+"""What else tells kernels of one op apart."""
 _COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
 TEXTS = (
     "op_name", "device", "framework", "version", "kernel_source", "kv_cache_dtype", "gemm_dtype",
-    "moe_dtype", "nccl_dtype", "allreduce_dtype", "distribution", *_COMPUTE,
+    "moe_dtype", "nccl_dtype", "allreduce_dtype", "distribution", "gemm_type", "model",
+    "comm_backend", "phase", "comm_dtype", *_COMPUTE,
 )  # fmt: skip
 UNNAMED, WIDE = "unknown", "16 bits"
 """Labels of rows that say nothing, and of attention that computes in 16 bits, which is not named."""
 
 
-def labels_of(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """What tells kernels of one op apart: a text for each row, by label.
+def labels_of(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """What tells kernels of an op apart: a text for each row, by label.
 
     A column that only some rows have still tells them from the others; one that none has is of another op.
     """
     found = {}
-    for name in _NAMED_BY:
+    for name in (*_NAMED_BY, *_OF_OP.get(op, ())):
         if name in rows and rows[name].notna().any():
             found[name] = rows[name].map(_text)
     for name in _COMPUTE:
@@ -53,22 +68,22 @@ def labels_of(rows: pd.DataFrame) -> dict[str, pd.Series]:
     return found
 
 
-def unknown_distributions(op: str, rows: pd.DataFrame) -> tuple[str, pd.Series | None]:
-    """(column, per row whether it deals tokens to experts in a way nobody knows) of an op."""
-    if op != "moe" or "distribution" not in rows:
-        return "distribution", None
-    return "distribution", rows["distribution"].map(lambda text: not known(_text(text)))
+def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """By column of an op, per row, whether it says something nobody knows.
 
-
-def unknown_formats(op: str, rows: pd.DataFrame) -> tuple[str, pd.Series | None]:
-    """(column, per row whether its number format is one nobody knows the width of) of an op."""
-    if op in ("gemm", "moe"):
-        name = f"{op}_dtype"
-        return name, rows[name].map(lambda text: multiplication(_text(text)) is None)
-    name = _message_dtype(rows) if op == "all_reduce" else "kv_cache_dtype"
-    if name not in rows or not rows[name].notna().any():
-        return name, None
-    return name, rows[name].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
+    Those are number formats whose width is not known, and ways to deal tokens to experts.
+    """
+    found: dict[str, pd.Series] = {}
+    matrix = {"gemm": "gemm_dtype", "moe": "moe_dtype"}.get(op, "gemm_type" if op in MODULES else None)
+    if matrix is not None:
+        found[matrix] = rows[matrix].map(lambda text: multiplication(_text(text)) is None)
+    if op not in ("gemm", "moe", "moe_a2a"):
+        name = _message_dtype(rows) if op in COLLECTIVES else "kv_cache_dtype"
+        if name in rows and rows[name].notna().any():
+            found[name] = rows[name].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
+    if op == "moe" and "distribution" in rows:
+        found["distribution"] = rows["distribution"].map(lambda text: not known(_text(text)))
+    return found
 
 
 def shapes_of(op: str, rows: pd.DataFrame) -> dict[str, Array]:
@@ -84,6 +99,7 @@ def shapes_of(op: str, rows: pd.DataFrame) -> dict[str, Array]:
     return shapes
 
 
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 _MAY_BE_ZERO = ("window", "before")
 
 
@@ -174,9 +190,23 @@ def _mla_prefill(rows: pd.DataFrame) -> dict[str, Array]:
         "window": 0.0 * ones,
         "q_heads": heads,
         "kv_heads": heads,
-        # Expanded heads: 192 for scores, 128 for values, 160 on average.
-        "head_dim": 160.0 * ones,
-        "kv_element_bytes": _element(rows),
+        # Expanded heads: 192 for scores, 128 for values, in 16 bits whatever the cache.
+        "head_dim": EXPANDED_DIM * ones,
+        "kv_element_bytes": 2.0 * ones,
+    }
+
+
+def _module_prefill(rows: pd.DataFrame) -> dict[str, Array]:
+    """Backends called after MLA read latents as all heads' one K and V; others expand them to heads."""
+    expanded = _mla_prefill(rows)
+    names = rows.get("kernel_source")
+    if names is None:
+        return expanded
+    absorbed = names.map(_text).str.upper().str.contains("MLA").to_numpy(dtype=bool)
+    return expanded | {
+        "kv_heads": np.where(absorbed, 1.0, expanded["kv_heads"]),
+        "head_dim": np.where(absorbed, ABSORBED_DIM, expanded["head_dim"]),
+        "kv_element_bytes": np.where(absorbed, _element(rows), expanded["kv_element_bytes"]),
     }
 
 
@@ -210,13 +240,32 @@ def _message_dtype(rows: pd.DataFrame) -> str:
     return names[0] if names else "allreduce_dtype"
 
 
-def _all_reduce(rows: pd.DataFrame) -> dict[str, Array]:
+def _collective(rows: pd.DataFrame) -> dict[str, Array]:
     """``message_size`` counts elements of the dtype column."""
     name = _message_dtype(rows)
     if name not in rows:
-        raise DataError(f"rows of 'all_reduce' lack the column {name}")
+        raise DataError(f"rows of a collective lack the column {name}")
     element = np.array([ELEMENT_BYTES[canonical(str(value))] for value in rows[name]])
     return {"ranks": _column(rows, "num_gpus"), "bytes": _column(rows, "message_size") * element}
+
+
+def _dispatch(rows: pd.DataFrame) -> dict[str, Array]:
+    """Low latency sends a token to each of its experts, high throughput once to each of their ranks."""
+    names = ("ep_size", "num_experts", "topk", "hidden_size", "num_tokens")
+    ranks, experts, chosen, hidden, tokens = (_column(rows, name) for name in names)
+    if np.any(chosen > experts) or np.any(ranks > experts) or np.any(ranks < 2):
+        raise DataError("tokens choose more experts than there are, or no two ranks hold them")
+    cases = list(zip(experts.tolist(), chosen.tolist(), ranks.tolist(), strict=True))
+    each = {
+        case: (case[1], Routing(int(case[0]), int(case[1]), int(case[2])).ranks_per_token())
+        for case in dict.fromkeys(cases)
+    }
+    direct = rows["comm_backend"].map(_text).map(sends_to_experts).to_numpy(dtype=bool)
+    sent = [each[case][0 if plain else 1] for case, plain in zip(cases, direct.tolist(), strict=True)]
+    return {
+        "ranks": ranks, "tokens": tokens, "row_bytes": 2.0 * hidden,
+        "copies": np.array(sent) * (1.0 - 1.0 / ranks),
+    }  # fmt: skip
 
 
 _SHAPES: dict[str, Callable[[pd.DataFrame], dict[str, Array]]] = {
@@ -224,7 +273,10 @@ _SHAPES: dict[str, Callable[[pd.DataFrame], dict[str, Array]]] = {
     "context_attention": _prefill,
     "mla_generation": _mla_decode,
     "mla_context": _mla_prefill,
+    "mla_generation_module": _mla_decode,
+    "mla_context_module": _module_prefill,
     "gemm": _gemm,
-    "all_reduce": _all_reduce,
+    **dict.fromkeys(COLLECTIVES, _collective),
+    "moe_a2a": _dispatch,
     "moe": _experts,
 }

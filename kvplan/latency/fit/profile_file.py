@@ -19,8 +19,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from kvplan.errors import SpecError
 from kvplan.latency.fit.band import Band
-from kvplan.latency.fit.collective import AllReduce
+from kvplan.latency.fit.collective import Collective
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.dispatch import Dispatch
 from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
@@ -62,7 +63,8 @@ class KernelPart(Part):
         "decode_attention_fixed_splits",
         "prefill_attention",
         "gemm",
-        "all_reduce",
+        "collective",
+        "dispatch",
         "experts",
     ]
     hardware: dict[str, float | str]
@@ -220,7 +222,9 @@ def _short(value: float) -> float:
 
 
 def _hardware_dict(structure: Structure) -> dict[str, float | str]:
-    if isinstance(structure, AllReduce):
+    if isinstance(structure, Collective):
+        return {"bandwidth_bytes_per_s": structure.bandwidth_bytes_per_s, "rounds": structure.rounds}
+    if isinstance(structure, Dispatch):
         return {"bandwidth_bytes_per_s": structure.bandwidth_bytes_per_s}
     assert isinstance(structure, (DecodeAttention, PrefillAttention, Gemm, Experts))
     hardware = structure.hardware
@@ -247,8 +251,10 @@ _ATTENTION: dict[str, Callable[[Hardware], Structure]] = {
 def _structure(part: KernelPart, where: str) -> Structure:
     facts: dict[str, Any] = dict(part.hardware)
     try:
-        if part.structure == "all_reduce":
-            return AllReduce(float(facts["bandwidth_bytes_per_s"]))
+        if part.structure == "collective":
+            return Collective(float(facts["bandwidth_bytes_per_s"]), float(facts["rounds"]))
+        if part.structure == "dispatch":
+            return Dispatch(float(facts["bandwidth_bytes_per_s"]))
         hardware = Hardware(
             str(facts["name"]), int(facts["sm_count"]), float(facts["bandwidth_bytes_per_s"]),
             float(facts["l2_bytes"]), float(facts["tensor_flops"]),

@@ -22,8 +22,7 @@ from kvplan.latency.fit.columns import (
     WIDE,
     labels_of,
     shapes_of,
-    unknown_distributions,
-    unknown_formats,
+    unknown_values,
 )
 from kvplan.latency.fit.repeats import disagreement, once
 from kvplan.latency.fit.solve import Array
@@ -63,8 +62,9 @@ _UNITS = {"latency": 1e-3, "latency_ms": 1e-3, "latency_us": 1e-6, "latency_s": 
 class Family:
     """All timed shapes of one kernel on one device, each of them once.
 
-    ``labels`` tell it from others: kernel_source, kv_cache_dtype, gemm_dtype, nccl_dtype, head_dim, and
-    attn_dtype or mla_dtype where attention computes in less than 16 bits.
+    ``labels`` tell it from others: kernel_source, kv_cache_dtype, gemm_dtype, nccl_dtype, head_dim, gemm_type
+    and model of modules, and attn_dtype or mla_dtype where attention computes in less than 16 bits.
+    ``beside_s``: seconds of what was timed with every shape and is not in ``seconds``, else None.
     """
 
     op: str
@@ -74,6 +74,7 @@ class Family:
     shapes: dict[str, Array]
     seconds: Array
     source: str
+    beside_s: Array | None = None
 
     @property
     def title(self) -> str:
@@ -253,7 +254,9 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             hint="give the table of one GPU, named in every row's column device",
         )  # fmt: skip
     numbers = pd.to_numeric(frame[timed[0]], errors="coerce")
-    return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * _UNITS[timed[0]])
+    # Tables of dispatch have microseconds: their latency is the sum of columns that say so.
+    unit = _UNITS["latency_us" if "transmit_us" in frame else timed[0]]
+    return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * unit)
 
 
 def _stripped(value: object) -> object:
@@ -267,7 +270,7 @@ def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iter
     part = _timed(op, _known(op, part, path, notes), path, notes)
     if part.empty:
         return
-    labels = labels_of(part)
+    labels = labels_of(op, part)
     keys = list(labels)
     groups: dict[tuple[str, ...], pd.DataFrame] = {(): part}
     if keys:
@@ -317,16 +320,16 @@ def _order(label: str) -> tuple[int, str]:
 
 
 def _known(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
-    """The rows whose number format, and way to deal tokens to experts, is known."""
-    for name, unknown in (unknown_formats(op, part), unknown_distributions(op, part)):
-        if unknown is None or not unknown.any():
-            continue
-        for value, rows in part[unknown].groupby(name, dropna=False):
+    """The rows whose number formats, and way to deal tokens to experts, are known."""
+    known = np.ones(len(part), dtype=bool)
+    for name, unknown in unknown_values(op, part).items():
+        strange = unknown.to_numpy(dtype=bool) & known
+        known &= ~strange
+        for value, rows in part[strange].groupby(name, dropna=False):
             notes.append(
                 f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none kvplan knows"
             )
-        part = part[~unknown]
-    return part
+    return part[known]
 
 
 def _timed(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.latency.fit.accuracy import Score, main, report_text, score_family
+from kvplan.latency.fit.accuracy import Score, main, report_text, score_families
 from kvplan.latency.fit.tables import read_measurements
 from kvplan.latency.fit.unseen import UnseenScore
 from kvplan.latency.fit.unseen_report import unseen_text
@@ -17,7 +17,7 @@ def scores_of(shared, path, **labels):
     """Scores of the families with these labels (all of them take minutes: ``make accuracy``)."""
     families = read_measurements([shared / "data" / "latency" / "kernel_tables" / path]).families
     chosen = [family for family in families if labels.items() <= family.labels.items()]
-    return [score for family in chosen for score in score_family(family, load_gpu(family.device))]
+    return [score for family in chosen for score in score_families([family], load_gpu(family.device))]
 
 
 def pick(scores, part, **labels):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.errors import DataError
-from kvplan.latency.fit.accuracy import score_family
+from kvplan.latency.fit.accuracy import score_families
 from kvplan.latency.fit.distributions import dealt
 from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.structure import Hardware
@@ -147,7 +147,7 @@ def test_held_out_shapes_of_a_kernel_that_counts_its_tiles(device: str, tmp_path
     table(device).to_csv(tmp_path / "moe_perf.txt", index=False)
     (family,) = read_measurements([tmp_path]).families
     assert family.labels == {"kernel_source": "vllm_fused_moe", "moe_dtype": "bfloat16"}
-    (score,) = score_family(family, load_gpu(device))
+    (score,) = score_families([family], load_gpu(device))
     assert score.trained <= 120
     assert score.tested > 1_400
     assert score.median <= 0.08
