@@ -7,7 +7,8 @@ from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import SizeRequest
 from kvplan.sizing.retention import kept_tokens
-from kvplan.sizing.sharding import rank_store, rank_tokens, stages
+from kvplan.sizing.sharding import rank_store, rank_tokens
+from kvplan.sizing.stages import stages
 from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.sizing.state_block import beside_drafts, newest_growth
 from kvplan.sizing.stores import Heads, Store
@@ -20,7 +21,7 @@ def per_gpu(model: ModelSpec, ask: SizeRequest) -> tuple[tuple[int, ...], Layout
     layers = list(model.layers())
     drafting = [model.draft.block] * model.draft.layers if ask.draft and model.draft is not None else []
     found = []
-    for stage in stages(len(layers), ask.parallel.pp):
+    for stage in stages(len(layers), ask.parallel.pp, ask.retention.engine):
         stop = stage.stop + (len(drafting) if stage.stop == len(layers) else 0)
         own = range(stage.start, stop)
         found.append(allocated([*layers, *drafting], ask, model, ask.parallel, own))

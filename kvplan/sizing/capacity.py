@@ -20,8 +20,9 @@ from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, r
 from kvplan.sizing.serving import BLACKWELL, Serving, resolve_serving
 from kvplan.sizing.sglang.format import sparse_format
 from kvplan.sizing.sglang.pool import running_requests
-from kvplan.sizing.sharding import check_parallel, stages
+from kvplan.sizing.sharding import check_parallel
 from kvplan.sizing.sparse_latents import keeps_rows, unasked_format
+from kvplan.sizing.stages import stages
 from kvplan.sizing.weights import check_widths
 from kvplan.specs.formats import KvFormat, kv_format
 from kvplan.specs.schema import Block, GpuSpec, ModelSpec
@@ -35,7 +36,8 @@ LONGEST_CONTEXT = 1 << 24
 class StageFit:
     """One pipeline stage: its GPU's bill, what its layers keep, and what that affords.
 
-    ``pool_bytes`` is what the bill leaves, or what was given outright.
+    ``pool_bytes`` is what the bill leaves, or what was given outright; SGLang's stages take what is left on
+    the fullest GPU.
     """
 
     bill: MemoryBill
@@ -264,15 +266,22 @@ def fit_model(
     # From Blackwell on SGLang's sparse attention reads plain fp8 latents.
     raw = serving.capability >= BLACKWELL if serving.kind == "sglang" else keeps_rows(serving)
     keeping = Keeping(serving.kind, form, dtype, raw)
-    fits = []
-    for stage, layers in enumerate(stages(model.num_layers, parallel.pp)):
-        bill = memory_bill(
+    held = stages(model.num_layers, parallel.pp, serving.kind, serving.version)
+    bills = [
+        memory_bill(
             model, gpu, serving, parallel=parallel, stage=stage, max_model_len=context,
             weights_format=weights_dtype, dtype=dtype, expert_parallel=expert_parallel,
             draft=draft, drafter=drafter,
-        )  # fmt: skip
-        pool = rank_pool(model, layers, keeping, parallel, serving, drafters=drafting)
-        available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
+        )
+        for stage in range(parallel.pp)
+    ]  # fmt: skip
+    least = min(bill.kv_pool_bytes for bill in bills) if serving.kind == "sglang" else None
+    pools = [rank_pool(model, layers, keeping, parallel, serving, drafters=drafting) for layers in held]
+    fits = []
+    for bill, pool in zip(bills, pools, strict=True):
+        available = kv_pool_bytes
+        if available is None:
+            available = bill.kv_pool_bytes if least is None else least
         fits.append(StageFit(bill, pool, pool_capacity(pool, available, context), available))
     return FitReport(
         model=model,

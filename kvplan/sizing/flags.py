@@ -18,6 +18,7 @@ from kvplan.sizing.latent_block import BY_KERNEL, INDEXED_TOKENS
 from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sglang.page import asserts_a_page
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
+from kvplan.sizing.stages import has_experts, unstaged
 from kvplan.sizing.support import cut_tile, keeps_plain, unread, unserved_state, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
@@ -71,12 +72,16 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
     name = NAMES[engine]
     if (state := unserved_state(report.model)) is not None:
         return f"{name} has no models with layers of {state}"
+    if (uncut := unstaged(report.model, engine, report.parallel.pp)) is not None:
+        return uncut
     if keeps_plain(report.model, report.kv_format, engine):
         return (
             f"vLLM's class of {report.model.name} keeps K and V in {report.model.dtype}, whatever it is told"
         )
     if _kv_flag(report, engine) is None:
         return f"{name} has no {report.kv_format.name} KV cache"
+    if engine == "vllm" and report.expert_parallel and not has_experts(report.model):
+        return f"vLLM refuses expert parallelism of {report.model.name}, which has no experts"
     where = f"on {gpu.name} (compute capability {gpu.compute_capability})"
     if weights_means(report.weights_format, gpu, serving, engine) == "none":
         return f"{name} has no kernels for {report.weights_format} weights {where}"
@@ -192,7 +197,7 @@ def _vllm(report: FitReport) -> str:
         flags.append(f"--tensor-parallel-size {parallel.tp}")
     if parallel.pp > 1:
         flags.append(f"--pipeline-parallel-size {parallel.pp}")
-    if report.expert_parallel or parallel.dp_attention:
+    if report.expert_parallel or (parallel.dp_attention and has_experts(report.model)):
         flags.append("--enable-expert-parallel")
     flags.append(f"--max-model-len {report.max_model_len}")
     if kv != "auto":

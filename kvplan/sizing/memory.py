@@ -20,7 +20,7 @@ from kvplan.sizing.overheads import graph_bytes, graphs_in_budget, runtime_bytes
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sglang.reserve import image_cache_bytes
-from kvplan.sizing.sharding import stages
+from kvplan.sizing.stages import stages
 from kvplan.sizing.weights import WeightBill, stage_weights
 from kvplan.specs.schema import GpuSpec, ModelSpec
 
@@ -92,7 +92,7 @@ def memory_bill(
     Raises:
         UnknownName: the weight format; UsageError: ``tp`` does not divide the model.
     """
-    layers = stages(model.num_layers, parallel.pp)[stage]
+    layers = stages(model.num_layers, parallel.pp, serving.kind, serving.version)[stage]
     last = stage == parallel.pp - 1
     weights = stage_weights(
         model,
@@ -102,11 +102,15 @@ def memory_bill(
         ep=parallel.tp if expert_parallel else 1,
         stage=stage,
         draft=draft,
-        whole_attention=parallel.dp_attention,
+        data_parallel=parallel.dp_attention,
+        engine=serving.kind,
+        version=serving.version,
     )
     beside = 0
     if drafter is not None and last:
-        beside = stage_weights(drafter, tp=parallel.tp, whole_attention=parallel.dp_attention).total_bytes
+        beside = stage_weights(
+            drafter, tp=parallel.tp, data_parallel=parallel.dp_attention, engine=serving.kind
+        ).total_bytes
     taken = weights.total_bytes + beside
     stepped = serving
     if serving.kind == "sglang" and parallel.dp_attention:  # ranks share a chunk

@@ -36,17 +36,24 @@ class Split:
     """Ranks over which a layer's weights are cut: ``tp`` within matrices, ``ep`` across experts.
 
     ``ep`` 1: the experts are cut like everything else. ``ep`` > 1: whole experts are dealt out to that many
-    ranks. ``whole_attention``: attention and state are not cut (data-parallel attention).
+    ranks. ``whole_attention``: attention, state, embeddings and towers are not cut (data-parallel attention);
+    ``whole_layers``: nothing is but the experts (ranks of vLLM's, each an engine of its own beside them).
     """
 
     tp: int = 1
     ep: int = 1
     whole_attention: bool = False
+    whole_layers: bool = False
 
     @property
     def mixer_tp(self) -> int:
-        """Ranks over which attention and state are cut."""
-        return 1 if self.whole_attention else self.tp
+        """Ranks over which attention, state, embeddings and towers are cut."""
+        return 1 if self.whole_attention or self.whole_layers else self.tp
+
+    @property
+    def dense_tp(self) -> int:
+        """Ranks over which MLPs that every token passes through are cut, and the output head."""
+        return 1 if self.whole_layers else self.tp
 
 
 WHOLE = Split()
@@ -213,7 +220,7 @@ def _cross(attention: CrossAttention, hidden: int, tp: int) -> Iterator[Tensor]:
 def mlp_tensors(mlp: Mlp, hidden: int, split: Split = WHOLE) -> Iterator[Tensor]:
     """The feed-forward weights of one layer."""
     if isinstance(mlp, DenseMlp):
-        yield from _dense(mlp, hidden, split.tp, "dense_mlp")
+        yield from _dense(mlp, hidden, split.dense_tp, "dense_mlp")
     else:
         yield from _moe(mlp, hidden, split)
 
@@ -245,8 +252,8 @@ def _moe(mlp: MoeMlp, hidden: int, split: Split) -> Iterator[Tensor]:
         yield matrix("latent_up", "shared_experts", hidden, mlp.latent_size)
     if mlp.shared_intermediate_size:
         shared = DenseMlp(intermediate_size=mlp.shared_intermediate_size, gated=mlp.gated)
-        yield from _dense(shared, hidden, split.tp, "shared_experts")
+        yield from _dense(shared, hidden, split.dense_tp, "shared_experts")
     if mlp.shared_gate:
         yield matrix("shared_gate", "router", 1, hidden)
     if mlp.dense is not None:
-        yield from _dense(mlp.dense, hidden, split.tp, "dense_mlp")
+        yield from _dense(mlp.dense, hidden, split.dense_tp, "dense_mlp")

@@ -28,6 +28,7 @@ from kvplan.sizing.sglang.pool import (
     windows_apart,
 )
 from kvplan.sizing.sharding import rank_store
+from kvplan.sizing.stages import stages
 from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.sizing.state_block import draft_columns, served_state, state_growth
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
@@ -50,6 +51,9 @@ COMPRESSED_BLOCK = 256
 ENCODER_BUDGET = (0, 10, 2)
 """vLLM from here on caches cross attention in its pool (V1)."""
 
+STATES_BY_STAGE = (0, 5, 17)
+"""SGLang from here on counts a state's layers by stage."""
+
 STATE_CHECKPOINTS = (0, 33, 0)
 """vLLM from here on may write a third one on the way through a prefill."""
 
@@ -63,7 +67,8 @@ class RankPool:
     open. ``growth``: tokens by which blocks grow until they hold a state.
     ``caches_prefixes``: those of states, too, of which a request then holds more than its last one.
     SGLang's pool for windows has ``window_ratio`` tokens for each of the full pool, and it counts on
-    ``state_slots`` of the one for recurrent state for each request.
+    ``state_slots`` of the one for recurrent state for each request, each of ``slot_bytes``, which it
+    reserves on every stage alike.
     """
 
     model_pages: tuple[LayerPages, ...]
@@ -76,6 +81,7 @@ class RankPool:
     shards: int
     window_ratio: Fraction = WINDOW_RATIO
     state_slots: int = 1
+    slot_bytes: int = 0
 
     @property
     def pages(self) -> tuple[LayerPages, ...]:
@@ -236,6 +242,17 @@ def rank_pool(
         shards=parallel.cp,
         window_ratio=window_ratio(model, serving.version),
         state_slots=slots_per_request(model, serving, block_size),
+        slot_bytes=_slot_bytes(pages, starts[: len(blocks) + 1], parallel.pp, serving),
+    )
+
+
+def _slot_bytes(pages: Sequence[LayerPages], starts: Sequence[int], pp: int, serving: Serving) -> int:
+    """What SGLang reserves on each stage for one state: the most a stage has, before all of the model's."""
+    layers = len(starts) - 1
+    by_stage = serving.version >= STATES_BY_STAGE
+    parts = stages(layers, pp if by_stage else 1, serving.kind, serving.version)
+    return max(
+        sum(page.state_bytes for page in pages[starts[part.start] : starts[part.stop]]) for part in parts
     )
 
 
@@ -307,12 +324,12 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
 
 def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
     sequences = slots = None
-    if pool.state_bytes:
+    if pool.slot_bytes:
         if pool.token_bytes:
-            slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes, pool.state_slots)
+            slots, taken = state_slots(pool.serving, pool_bytes, pool.slot_bytes, pool.state_slots)
             pool_bytes = max(pool_bytes - taken, 0)
         else:
-            slots = pool_bytes // pool.state_bytes
+            slots = pool_bytes // pool.slot_bytes
         sequences = slots // pool.state_slots
     if not pool.token_bytes:
         return PoolCapacity(0, 0, 0, Fraction(sequences or 0), sequences, slots)

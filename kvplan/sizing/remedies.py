@@ -11,6 +11,7 @@ from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.flags import no_command
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
+from kvplan.sizing.stages import has_experts
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.attention import LatentAttention
@@ -135,10 +136,13 @@ def _latents_are_copied(report: FitReport) -> bool:
     """Whether every tensor-parallel rank keeps the same latents, and experts could be dealt out instead."""
     parallel = report.parallel
     latent = any(isinstance(group.block.attention, LatentAttention) for group in report.model.groups())
-    experts = any(
-        group.block.mlp is not None and group.block.mlp.kind == "moe" for group in report.model.groups()
+    return (
+        latent
+        and has_experts(report.model)
+        and parallel.tp > 1
+        and parallel.pp == 1
+        and not parallel.dp_attention
     )
-    return latent and experts and parallel.tp > 1 and parallel.pp == 1 and not parallel.dp_attention
 
 
 def _formats_of_kv(report: FitReport) -> Iterator[Candidate]:

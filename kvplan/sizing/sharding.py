@@ -3,7 +3,7 @@
 * TP splits KV heads; with more ranks than heads every head is kept by tp / kv_heads ranks.
 * An MLA latent has no heads: every TP rank keeps a copy, unless attention is data-parallel
   (``dp_attention``), where a sequence lives on one rank.
-* PP splits layers, unevenly when they do not divide: vLLM gives the odd ones to the middle stages.
+* PP splits layers, unevenly when they do not divide (:mod:`kvplan.sizing.stages`).
 * CP (context or ring parallelism) splits the tokens of a sequence; windows, indexers and state are copied.
   While ring attention works on a layer, a rank has its neighbour's share of that layer too: one chunk.
 * DP splits sequences.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from kvplan.errors import UsageError
 from kvplan.sizing.parallel import Parallel
@@ -103,17 +102,6 @@ def ring_chunk_bytes(layers: Iterable[Sequence[Store]], tokens: int, parallel: P
         ),
         default=0,
     )
-
-
-def stages(layers: int, pp: int) -> tuple[range, ...]:
-    """Layers of each stage. The remainder goes to the stages before the last, from the back (vLLM)."""
-    sizes = [layers // pp] * pp
-    for offset in range(layers % pp):
-        sizes[-2 - offset if pp > 1 else -1] += 1
-    bounds = [0]
-    for size in sizes:
-        bounds.append(bounds[-1] + size)
-    return tuple(range(start, end) for start, end in pairwise(bounds))
 
 
 def explain(store: Store, parallel: Parallel) -> str:

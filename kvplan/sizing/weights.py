@@ -24,7 +24,9 @@ from kvplan.errors import UsageError
 from kvplan.sizing.allocator import allocated_bytes
 from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
-from kvplan.sizing.sharding import stages, tp_dividing
+from kvplan.sizing.sglang.names import Version
+from kvplan.sizing.sharding import tp_dividing
+from kvplan.sizing.stages import everywhere, stages
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.specs.schema import Block, Component, LatentAttention, ModelSpec, SharedAttention
@@ -78,7 +80,7 @@ def parameter_count(model: ModelSpec, *, draft: bool = False) -> int:
         + hosted
         + sum(
             tensor.parameters * count
-            for tensor, count in _tensors(model, Split(), range(model.num_layers), True, True, draft)
+            for tensor, count in _tensors(model, Split(), range(model.num_layers), _WHOLE_MODEL, draft)
         )
     )
 
@@ -108,7 +110,9 @@ def stage_weights(
     ep: int = 1,
     stage: int = 0,
     draft: bool = False,
-    whole_attention: bool = False,
+    data_parallel: bool = False,
+    engine: str = "vllm",
+    version: Version | None = None,
 ) -> WeightBill:
     """The weights of one rank.
 
@@ -117,15 +121,19 @@ def stage_weights(
             unquantized one (``fp32``) is also the dtype of everything else.
         ep: ranks over which whole experts are dealt out (1 = experts are cut by ``tp``).
         draft: also load the multi-token-prediction layers.
-        whole_attention: attention is data-parallel: every rank holds all of it.
+        data_parallel: attention is: every rank holds all of it and the embeddings, of vLLM's also everything
+            else but its share of the experts.
+        engine, version: whose stages (default of ``version``: its newest).
 
     Raises:
         UnknownName: no such format; UsageError: a dense MLP does not divide over ``tp``.
     """
     check_widths(model, tp)
-    held = stages(model.num_layers, pp)[stage]
+    held = stages(model.num_layers, pp, engine, version)[stage]
     formats = _formats(model, weights_format)
-    tensors = list(_tensors(model, Split(tp, ep, whole_attention), held, stage == 0, stage == pp - 1, draft))
+    split = Split(tp, ep, data_parallel, data_parallel and engine == "vllm")
+    ends = _ends(model, pp, stage, engine)
+    tensors = list(_tensors(model, split, held, ends, draft))
     by_component: Counter[str] = Counter()
     allocated = 0
     for tensor, count in tensors:
@@ -136,7 +144,7 @@ def stage_weights(
     by_component["extra"] += _dtype_bytes(formats) * norms
     blocks = model.layers()
     copies = _dtype_bytes(formats) * sum(
-        absorbed_copies(blocks[index].attention, 1 if whole_attention else tp) for index in held
+        absorbed_copies(blocks[index].attention, split.mixer_tp) for index in held
     )
     stored = sum(by_component.values())
     return WeightBill(
@@ -211,21 +219,39 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What a stage has beside its layers: what is before the first, behind the last, and either table."""
+
+    first: bool
+    last: bool
+    embeddings: bool
+    head: bool
+
+
+_WHOLE_MODEL = _Ends(first=True, last=True, embeddings=True, head=True)
+
+
+def _ends(model: ModelSpec, pp: int, stage: int, engine: str) -> _Ends:
+    first, last, tables = stage == 0, stage == pp - 1, everywhere(model, engine)
+    return _Ends(first, last, first or tables.embeddings, last or tables.head)
+
+
 def _tensors(
-    model: ModelSpec, split: Split, layers: range, first: bool, last: bool, draft: bool
+    model: ModelSpec, split: Split, layers: range, ends: _Ends, draft: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """(tensor, how many alike) of the layers ``layers`` and what stands before and after them, on a GPU."""
     hidden = model.hidden_size
     padded = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING if split != Split() else model.vocab_size
-    rows, width = share(padded, split.tp), model.embedding_size or hidden
-    if first:
-        yield from _before(model, split, rows)
-    if last:
+    rows, width = share(padded, split.mixer_tp), model.embedding_size or hidden
+    if ends.embeddings or (ends.head and model.tie_embeddings):
+        yield matrix("embeddings", "embeddings", rows, width), 1
+    if ends.head and not model.tie_embeddings:
+        yield matrix("lm_head", "lm_head", share(padded, split.dense_tp), width), 1
+    if ends.first:
+        yield from _before(model, split)
+    if ends.last:
         yield vector("final_norm", "extra", hidden), 1
-        if not model.tie_embeddings:
-            yield matrix("lm_head", "lm_head", rows, width), 1
-        elif not first:
-            yield matrix("embeddings", "embeddings", rows, width), 1
         if width != hidden:
             yield matrix("output_projection", "extra", width, hidden), 1
         if draft and model.draft is not None:
@@ -255,11 +281,10 @@ def _copies(block: Block, count: int, *, state: bool = False, routed: bool = Fal
     return -(-count // block.passes)
 
 
-def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor, int]]:
-    """Embeddings, position tables, extra tables, encoder and vision tower: all on the first stage."""
+def _before(model: ModelSpec, split: Split) -> Iterator[tuple[Tensor, int]]:
+    """Position tables, extra tables, encoder and vision tower: all on the first stage."""
     hidden = model.hidden_size
     width = model.embedding_size or hidden
-    yield matrix("embeddings", "embeddings", rows, width), 1
     if width != hidden:
         yield matrix("input_projection", "extra", hidden, width), 1
     if model.learned_positions:
@@ -267,9 +292,9 @@ def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor,
     for extra in model.extra_weights:
         if extra.in_host_memory:
             continue
-        yield vector(extra.name, "extra", -(-extra.parameters // split.tp)), 1
+        yield vector(extra.name, "extra", -(-extra.parameters // split.mixer_tp)), 1
     if (encoder := model.encoder) is not None:
-        for tensor in attention_tensors(encoder.attention, encoder.hidden_size, split.tp):
+        for tensor in attention_tensors(encoder.attention, encoder.hidden_size, split.mixer_tp):
             yield tensor, encoder.layers
         for tensor in mlp_tensors(encoder.mlp, encoder.hidden_size, split):
             yield tensor, encoder.layers - encoder.expert_layers
@@ -283,7 +308,10 @@ def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor,
             ways = 3 if vision.gated else 2
             layer = vision.hidden_size * (4 * vision.hidden_size + ways * vision.intermediate_size)
             parameters = vision.layers * layer
-        yield Tensor("vision", "vision", parameters if vision.whole else share(parameters, split.tp), 1), 1
+        yield (
+            Tensor("vision", "vision", parameters if vision.whole else share(parameters, split.mixer_tp), 1),
+            1,
+        )
 
 
 def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:

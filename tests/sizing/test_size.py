@@ -14,8 +14,8 @@ from kvplan.sizing.attention import _STORES, Keeping, attention_stores
 from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import parse_retention
-from kvplan.sizing.sharding import stages
 from kvplan.sizing.size import SizeReport, size_model
+from kvplan.sizing.stages import stages
 from kvplan.sizing.state import _PARTS, state_bytes
 from kvplan.specs import attention as variants
 from kvplan.specs.attention import FullAttention, LatentAttention, SelfAttention, SlidingAttention

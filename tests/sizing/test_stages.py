@@ -1,0 +1,158 @@
+"""Pipeline stages and data-parallel ranks: layers, tables, pools and what engines refuse."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.flags import engine_flags, no_command
+from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.stages import stages
+from kvplan.sizing.weights import stage_weights
+from kvplan.specs.catalog import load_gpu, load_model
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "sizes"),
+    [
+        ("vllm", None, [11, 12, 12, 11]), ("vllm", (0, 8, 0), [11, 12, 12, 11]),
+        ("vllm", (0, 7, 3), [11, 11, 11, 13]), ("sglang", None, [11, 11, 12, 12]),
+        ("sglang", (0, 5, 6), [11, 11, 12, 12]), ("sglang", (0, 5, 5), [11, 11, 11, 13]),
+    ],
+)  # fmt: skip
+def test_odd_layers_go_where_the_engine_puts_them(
+    engine: str, version: tuple[int, int, int] | None, sizes: list[int]
+) -> None:
+    assert [len(held) for held in stages(46, 4, engine, version)] == sizes
+
+
+@given(
+    st.integers(1, 200), st.integers(1, 16), st.sampled_from(["vllm", "sglang"]),
+    st.sampled_from([None, (0, 5, 5), (0, 5, 6), (0, 7, 3), (0, 8, 0)]),
+)  # fmt: skip
+def test_stages_partition_the_layers(
+    layers: int, pp: int, engine: str, version: tuple[int, int, int] | None
+) -> None:
+    if pp <= layers:
+        found = stages(layers, pp, engine, version)
+        assert [index for held in found for index in held] == list(range(layers))
+        assert len(found) == pp
+        assert min(map(len, found)) == layers // pp
+
+
+def stage_tables(model: str, engine: str = "vllm") -> list[list[str]]:
+    spec = load_model(model)
+    return [
+        [part for part in ("embeddings", "lm_head") if bill.by_component.get(part)]
+        for stage in range(3)
+        for bill in (stage_weights(spec, pp=3, stage=stage, engine=engine),)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "tables"),
+    [
+        ("llama-3.1-8b", [["embeddings"], [], ["lm_head"]]),
+        ("llama-3.2-1b", [["embeddings"], [], ["embeddings"]]),
+        ("gpt-oss-20b", [["embeddings", "lm_head"]] * 3), ("qwen3-30b-a3b", [["embeddings", "lm_head"]] * 3),
+        ("qwen3-32b", [["embeddings"], [], ["lm_head"]]), ("gemma-2-9b", [["embeddings"]] * 3),
+        ("qwen3.5-27b", [["embeddings"], ["embeddings"], ["embeddings", "lm_head"]]),
+        ("nemotron-h-56b", [["embeddings", "lm_head"]] * 3), ("nemotron-super-49b", [["embeddings"], [], ["lm_head"]]),
+        ("falcon-7b", [["embeddings"]] * 3), ("olmo-2-7b", [["embeddings"], [], ["lm_head"]]),
+    ],
+)  # fmt: skip
+def test_some_classes_of_vllm_build_their_tables_on_every_stage(model: str, tables: list[list[str]]) -> None:
+    assert stage_tables(model) == tables
+
+
+def test_classes_of_sglang_that_have_stages_build_tables_at_the_ends() -> None:
+    assert stage_tables("gpt-oss-20b", "sglang") == [["embeddings"], [], ["lm_head"]]
+
+
+@pytest.mark.parametrize(
+    ("model", "vllm", "sglang"),
+    [
+        ("llama-3.1-8b", True, True), ("gemma-3n-e4b", False, False), ("gemma-3-4b", True, False),
+        ("qwen3-next-80b-a3b", True, False), ("gpt-oss-20b", True, True), ("codestral-mamba-7b", False, False),
+        ("whisper-large-v3", False, False), ("gemma-4-31b", True, True), ("command-r-v01", True, False),
+        ("granite-4.0-h-small", True, True), ("granite-3.1-8b", True, False), ("phi-3.5-moe", True, False),
+        ("phi-4", True, True), ("olmo-2-7b", True, False), ("deepseek-v3", True, True),
+    ],
+)  # fmt: skip
+def test_classes_without_stages_have_no_command(model: str, vllm: bool, sglang: bool) -> None:
+    report = fit_model(load_model(model), load_gpu("b200"), max_model_len=448, parallel=Parallel(pp=2))
+    for engine, starts in (("vllm", vllm), ("sglang", sglang)):
+        reason = no_command(report, engine)  # type: ignore[arg-type]
+        assert ("has no pipeline stages" in (reason or "")) is not starts, reason
+
+
+def test_layers_that_read_the_kv_of_another_stage_have_no_command() -> None:
+    report = fit_model(
+        load_model("gemma-4-e2b"), load_gpu("h100-sxm"), max_model_len=4096, parallel=Parallel(pp=2)
+    )
+    reason = no_command(report, "vllm")
+    assert reason is not None
+    assert "layer 18 of gemma-4-e2b, on stage 1, reads the KV of layer 13" in reason
+
+
+def test_experts_are_not_dealt_where_there_are_none() -> None:
+    gpu = load_gpu("h100-sxm")
+    dense, mixed = (
+        fit_model(load_model(name), gpu, max_model_len=4096, parallel=Parallel(tp=2, dp_attention=True))
+        for name in ("qwen3-8b", "qwen3-30b-a3b")
+    )
+    flag = "--enable-expert-parallel"
+    assert flag not in (engine_flags(dense)["vllm"] or flag)
+    assert flag in (engine_flags(mixed)["vllm"] or "")
+    asked = fit_model(
+        load_model("qwen3-8b"), gpu, max_model_len=4096, parallel=Parallel(tp=2), expert_parallel=True
+    )
+    assert "has no experts" in (no_command(asked, "vllm") or "")
+
+
+def test_a_rank_of_vllms_is_whole_but_for_its_experts() -> None:
+    model = load_model("deepseek-v3")
+    whole = stage_weights(model).by_component
+    rank = stage_weights(model, tp=8, ep=8, data_parallel=True).by_component
+    assert rank["experts"] * 8 == whole["experts"]
+    kept = ("attention", "dense_mlp", "shared_experts", "lm_head", "embeddings", "router")
+    assert {part: rank[part] for part in kept} == {part: whole[part] for part in kept}
+
+
+def test_ranks_of_sglangs_share_what_every_token_passes_through() -> None:
+    model = load_model("deepseek-v3")
+    whole = stage_weights(model).by_component
+    rank = stage_weights(model, tp=8, ep=8, data_parallel=True, engine="sglang").by_component
+    for part in ("dense_mlp", "shared_experts", "lm_head"):
+        assert rank[part] == pytest.approx(whole[part] / 8, rel=1e-3)
+    assert (rank["attention"], rank["embeddings"]) == (whole["attention"], whole["embeddings"])
+
+
+def sglang(model: str, pp: int, **options: object) -> FitReport:
+    return fit_model(
+        load_model(model), load_gpu("h200-sxm"), engine="sglang", max_model_len=4096, parallel=Parallel(pp=pp),
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_sglangs_stages_take_what_is_left_on_the_fullest_gpu() -> None:
+    report = sglang("qwen3-32b", 4)
+    left = [stage.bill.kv_pool_bytes for stage in report.stages]
+    assert len(set(left)) > 1
+    assert {stage.pool_bytes for stage in report.stages} == {min(left)}
+
+
+def test_sglangs_stages_reserve_states_alike() -> None:
+    """Of 52 layers of Nemotron 3 Nano 23 have a state: 12 of the first half."""
+    model = "nemotron-3-nano-30b-a3b"
+    now, before, whole = sglang(model, 2), sglang(model, 2, version="0.5.16"), sglang(model, 1)
+    states = [stage.pool.state_bytes for stage in now.stages]
+    assert {stage.pool.slot_bytes for stage in now.stages} == {max(states)}
+    assert (
+        {stage.pool.slot_bytes for stage in before.stages}
+        == {sum(states)}
+        == {whole.stages[0].pool.slot_bytes}
+    )
+    assert len({stage.capacity.states for stage in now.stages}) == 1
