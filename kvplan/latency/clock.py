@@ -89,3 +89,8 @@ class Target:
     expert_parallel: bool = False
     decode_tokens: int = 1
     projected: bool = False
+
+    @property
+    def engine(self) -> str:
+        """Which engine's ranks."""
+        return "vllm" if self.serving is None else self.serving.kind

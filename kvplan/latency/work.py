@@ -157,6 +157,7 @@ def step_work(
     routing_skew: float = SKEW,
     decode_tokens: int = 1,
     projected: bool = False,
+    engine: str = "vllm",
 ) -> StepWork:
     """Collect the work of a step.
 
@@ -168,6 +169,8 @@ def step_work(
         decode_tokens: of a request in a step, drafts among them: rows that read its cache together, as so
             many more query heads would.
         projected: layers that draft, whose input is a hidden state beside an embedding.
+        engine: whose ranks: with data-parallel attention those of vLLM multiply their own tokens by all but
+            experts, those of SGLang all tokens by their part of MLPs.
 
     Raises:
         UnknownName: ``weights_format`` is not a weight format.
@@ -184,7 +187,8 @@ def step_work(
         )  # fmt: skip
     way = (expert_exchange or (GATHERED if joint else SUMMED)) if expert_ranks > 1 else SUMMED
     sent = way != SUMMED
-    split = Split(tp, expert_ranks, whole_attention=joint)
+    own = joint and engine == "vllm"
+    split = Split(tp, expert_ranks, whole_attention=joint, whole_layers=own)
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
     experts: list[Experts] = []
@@ -198,7 +202,7 @@ def step_work(
                 continue
             form = formats.of(tensor.component)
             size = form.matrix(tensor.outputs, tensor.inputs) * tensor.stack
-            shared = joint and tensor.component in _JOINT
+            shared = joint and not own and tensor.component in _JOINT
             linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared))
         if block.attention is not None:
             attentions += _attention(block.attention, count, parallel, kv_format, notes)
@@ -211,7 +215,8 @@ def step_work(
             state += count * state_bytes(block.state, keeping, parallel.attention_tp)
             reduces += count if block.attention is None and not joint else 0
         if block.mlp is not None:
-            reduces += count
+            dense = not isinstance(block.mlp, MoeMlp)
+            reduces += 0 if own and dense else count
             if isinstance(block.mlp, MoeMlp):
                 expert_layers += count
                 routing = Routing(block.mlp.experts, block.mlp.experts_per_token, expert_ranks, routing_skew)
@@ -227,7 +232,7 @@ def step_work(
             Linear("draft_projection", hidden, 2 * hidden, form.matrix(hidden, 2 * hidden), form, 1)
         )
     attentions = [_of_rows(item, decode_tokens) for item in attentions]
-    rows = share(-(-model.vocab_size // 64) * 64, tp)
+    rows = share(-(-model.vocab_size // 64) * 64, split.dense_tp)
     head_format = formats.of("lm_head")
     head = Linear("lm_head", rows, hidden, head_format.matrix(rows, hidden), head_format, 1)
     if model.encoder is not None or model.vision is not None:
@@ -261,8 +266,8 @@ def _of_rows(item: Attention, rows: int) -> Attention:
     return replace(item, decode_rows=rows, decode_flops=item.decode_flops * rows)
 
 
-_JOINT = ("dense_mlp", "experts", "shared_experts")
-"""Components that work for the tokens of all ranks where attention is data-parallel."""
+_JOINT = ("dense_mlp", "shared_experts")
+"""Components that work for the tokens of all ranks where attention is data-parallel (SGLang)."""
 
 
 class _Formats:

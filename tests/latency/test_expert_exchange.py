@@ -108,3 +108,25 @@ def test_data_parallel_attention_always_sends_tokens() -> None:
     with pytest.raises(UsageError, match="tokens alone") as caught:
         work("all_reduce")
     assert caught.value.where == "latency.expert_exchange"
+
+
+def test_ranks_of_vllm_multiply_their_own_tokens_and_those_of_sglang_each_others() -> None:
+    def work(engine: str) -> StepWork:
+        return step_work(
+            load_model("deepseek-v3"), parallel=Parallel(tp=8, dp_attention=True),
+            kv_format=kv_format("bf16"), expert_parallel=True, engine=engine,
+        )  # fmt: skip
+
+    apart, together = work("vllm"), work("sglang")
+    wide, narrow = (
+        {(item.name, item.inputs): item for item in one.linears if item.name in ("up_proj", "down_proj")}
+        for one in (apart, together)
+    )
+    assert not any(item.joint for item in wide.values())
+    assert all(item.joint for item in narrow.values())
+    up = [sum(i.outputs * i.count for i in one.values() if i.name == "up_proj") for one in (wide, narrow)]
+    assert up[0] == 8 * up[1]
+    assert apart.head.outputs == 8 * together.head.outputs
+    # Dense layers sum over SGLang's ranks; vLLM's meet at experts alone.
+    assert (apart.all_reduces, together.all_reduces) == (0, 3)
+    assert apart.experts == together.experts
