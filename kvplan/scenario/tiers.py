@@ -134,13 +134,17 @@ def _with_connector(
 
     chosen = offloading(part, scenario.engine.version, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
-    ranks = deployment.parallel.sequence_shards
-    if ranks > 1:
-        text = "of each rank: every one has an engine core, and a connector of its own"
-        explained.append(Assumption(f"{SECTION}.host.memory", part.memory, text))
+    explained += _of_each_rank(part, deployment, "an engine core, and a connector of its own")
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
     return replace(chosen, assumptions=tuple(explained))
+
+
+def _of_each_rank(part: HostTierPart, deployment: Deployment, what: str) -> list[Assumption]:
+    """Whose the memory is, where attention has ranks; ``what`` each of them has."""
+    if deployment.parallel.sequence_shards == 1:
+        return []
+    return [Assumption(f"{SECTION}.host.memory", part.memory, f"of each rank: every one has {what}")]
 
 
 def _part(scenario: Scenario) -> TiersPart:
@@ -175,19 +179,20 @@ def _below_sglang(
     page_bytes, assumed = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
     host = _host(scenario, part.host, deployment, page_bytes)
-    chosen = host_cache(part.host, config, page, deployment.parallel.gpus, host.put, host.get)
+    chosen = host_cache(part.host, config, page, deployment.sequence_gpus, host.put, host.get)
+    assumed += _of_each_rank(part.host, deployment, "a tree and host pools of its own")
     return replace(chosen, assumptions=(*assumed, *chosen.assumptions))
 
 
 def _page_bytes(scenario: Scenario, part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
-    """Bytes of one page of SGLang's pool of tokens on all GPUs of the replica."""
+    """Bytes of one page of SGLang's pool of tokens on all GPUs that have a sequence."""
     from kvplan.scenario.hicache import page_bytes_of
 
     size, assumed = _block_bytes(part, deployment)
     found = page_bytes_of(scenario, deployment, size)
     if found != size:
         model = "" if deployment.model is None else deployment.model.name
-        shared = f" on each of {deployment.parallel.gpus} GPUs" if deployment.parallel.gpus > 1 else ""
+        shared = _on_each(deployment)
         text = f"a page of {model}{shared}, all layers without windows"
         assumed = [Assumption(f"{SECTION}.block_bytes", found, text)]
     return found, assumed
@@ -211,7 +216,7 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
 
     page_bytes, _ = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
-    return hicache_flags(part.host, config, page, deployment.parallel.gpus)
+    return hicache_flags(part.host, config, page, deployment.sequence_gpus)
 
 
 def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -> None:
@@ -239,7 +244,7 @@ def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -
 
 
 def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
-    """Bytes of one block on all GPUs of the replica."""
+    """Bytes of one block on all GPUs that have a sequence."""
     where = f"{SECTION}.block_bytes"
     fit = deployment.fit
     if fit is None:
@@ -254,7 +259,7 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
         raise UsageError(
             f"the bytes of a block follow from {fit.model.name}", where=where, hint="leave it out"
         )
-    gpus = _gpus(deployment)
+    gpus = deployment.sequence_gpus
     if fit.serving.kind == "sglang":
         found = fit.binding.capacity.block_bytes * gpus
     else:
@@ -265,13 +270,12 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
             where=SECTION,
             hint="leave the tiers out for this model",
         )
-    shared = f" on each of {gpus} GPUs" if gpus > 1 else ""
-    return found, [Assumption(where, found, f"a block of {fit.model.name}{shared}, all layers")]
+    return found, [Assumption(where, found, f"a block of {fit.model.name}{_on_each(deployment)}, all layers")]
 
 
-def _gpus(deployment: Deployment) -> int:
-    """GPUs that have a sequence's cache: those of a rank, where attention has ranks."""
-    return deployment.parallel.gpus // deployment.parallel.sequence_shards
+def _on_each(deployment: Deployment) -> str:
+    gpus = deployment.sequence_gpus
+    return f" on each of {gpus} GPUs" if gpus > 1 else ""
 
 
 def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> int:
@@ -297,7 +301,7 @@ def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> 
 
 
 def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_bytes: int) -> _Host:
-    gpu, gpus = deployment.gpu, _gpus(deployment)
+    gpu, gpus = deployment.gpu, deployment.sequence_gpus
     put: Transfer
     get: Transfer
     if gpu is None:

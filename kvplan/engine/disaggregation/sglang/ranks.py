@@ -116,7 +116,7 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
         """Others must act first where a rank says so."""
         self.stopped |= any(rank.stopped for rank in self.ranks)
 
-    def _stuck(self) -> None:
+    def _wait(self, until: float) -> None:
         """See the base class: until something reaches it."""
         self.parked = self.stopped = True
 
