@@ -30,7 +30,8 @@ Times (each direction of the link is a queue):
 
 What lies beside tokens below the same tree: ``beside``; recurrent states: ``states``, sliding windows:
 ``windows``; drafts: ``speculation.sglang.hicache``; below prefill servers: ``disaggregation.sglang.hosted``,
-below ranks of data-parallel attention: ``lockstep.hicache``.
+below ranks of data-parallel attention: ``lockstep.hicache``, of prefill servers:
+``disaggregation.sglang.hosted_ranks``.
 
 Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, GPUs of one rank
 that disagree about what has arrived. Where nothing runs and nothing fits until a copy has arrived, SGLang
