@@ -37,6 +37,7 @@ from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.scenario.together import together
+from kvplan.traces.request import Request
 
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 STOPS = (EngineStuck, ForgottenPrefill, OutOfKvMemory, OutOfStates)
@@ -188,3 +189,21 @@ def test_vllms_ranks_above_host_memory_have_no_drafts() -> None:
     for order in permutations((offloading, DataParallelAttention(2), EAGLE)):
         with pytest.raises(UsageError, match="are not simulated together"):
             together(order)
+
+
+@pytest.mark.parametrize(("later_s", "forgets"), [(1.0, False), (20.0, True)])
+def test_a_rank_forgets_its_estimate_when_all_stand_idle_and_its_copies_are_through(
+    later_s: float, forgets: bool
+) -> None:
+    """What is written to the host of the first rank takes three seconds, and then the second gets a request."""
+    config = SglangConfig(pool_tokens=1000, page_size=1, context_length=500, max_running_requests=4)
+    host = HierarchicalCache(1, 1000, Way(3.0, 0.0), Way(0.0, 0.0))
+    ranks = DataParallelAttention(2, "round-robin").with_host(host).sglang_engine(config, CLOCK, Recorder())
+    ended_s = 40 * 6e-3
+    ranks.run(
+        Request(str(number), arrival_s, ((1000 * number, 10),), 10, ((9000 + 1000 * number, 40),), 40)
+        for number, arrival_s in enumerate((0.0, ended_s + later_s))
+    )
+    first, second = (rank.scheduler.ratio for rank in ranks.ranks)
+    assert second < config.initial_ratio
+    assert (first == config.initial_ratio) is forgets
