@@ -24,6 +24,7 @@ from kvplan.engine.lockstep.strategy import DataParallelAttention
 from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang_states.errors import OutOfStates
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_states.strategy import RecurrentStates
@@ -207,3 +208,53 @@ def test_a_rank_forgets_its_estimate_when_all_stand_idle_and_its_copies_are_thro
     first, second = (rank.scheduler.ratio for rank in ranks.ranks)
     assert second < config.initial_ratio
     assert (first == config.initial_ratio) is forgets
+
+
+@pytest.mark.parametrize("drafting", [None, EAGLE])
+def test_with_drafts_prompts_are_gathered_before_anybody_decodes(
+    drafting: Speculation | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that waits for an eviction and then lets nobody in holds up decodes of others, their evictions
+    included; without drafts only the batch that all launch together."""
+    config = SglangConfig(pool_tokens=1000, page_size=1, context_length=500, max_running_requests=4)
+    strategy = DataParallelAttention(2, "round-robin", drafting).with_host(
+        host_of(1000, "write_back", WAYS[1])
+    )
+    group = strategy.sglang_engine(config, CLOCK, Recorder())
+    assert isinstance(group, HierarchicalRanks)
+    first, second = group.hosted
+    seen: list[tuple[float, float]] = []
+
+    def waits(before: SglangPlan | None) -> None:
+        first.copies.now += 1.0
+
+    def decodes(before: SglangPlan | None) -> SglangPlan:
+        seen.append((group.clock, second.copies.now))
+        return SglangPlan()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first.scheduler, "prefill", waits)
+        patch.setattr(second.scheduler, "prefill", lambda before: None)
+        patch.setattr(second.scheduler, "decode", decodes)
+        group._plan()
+    assert seen == [(1.0, 1.0) if drafting else (0.0, 0.0)]
+    assert group.clock == first.copies.now == second.copies.now == 1.0
+
+
+def test_a_rank_forgets_its_estimate_while_another_waits_for_room() -> None:
+    """What the first rank has computed is held until it is in the host, and nothing runs: the second is idle."""
+    config = SglangConfig(pool_tokens=200, page_size=1, context_length=190, max_running_requests=4)
+    host = HierarchicalCache(1, 1000, Way(1.0, 0.01), Way(0.0, 0.0))
+    recorder = Recorder()
+    ranks = DataParallelAttention(2, "round-robin").with_host(host).sglang_engine(config, CLOCK, recorder)
+    asked = ((100, 60), (10, 40), (150, 1))
+    ranks.run(
+        Request(
+            str(number), 0.0, ((1000 * number, prompt),), prompt, ((9000 + 1000 * number, output),), output
+        )
+        for number, (prompt, output) in enumerate(asked)
+    )
+    ranks.close()
+    assert recorder.totals.finished == 3
+    assert ranks.clock > 3.0
+    assert ranks.ranks[1].scheduler.ratio == config.initial_ratio
