@@ -28,6 +28,11 @@ class Deployment:
     warnings: tuple[str, ...]
 
     @property
+    def sequence_gpus(self) -> int:
+        """GPUs that have a sequence's cache: those of a rank, where attention has ranks."""
+        return self.parallel.gpus // self.parallel.sequence_shards
+
+    @property
     def gpu_name(self) -> str:
         """Empty where the scenario names no GPU."""
         return "" if self.gpu is None else self.gpu.name

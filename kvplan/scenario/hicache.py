@@ -41,7 +41,7 @@ NO_WINDOW_POOL = ("step35", "step3p5", "step37", "step3p7")
 
 @dataclass(frozen=True, slots=True)
 class OtherPool:
-    """The device's pool beside that of tokens, bytes on all GPUs of the replica together.
+    """The device's pool beside that of tokens, bytes on all GPUs of the replica together, or of a rank of it.
 
     Attributes:
         name: what it holds, as assumptions call it.
@@ -60,7 +60,7 @@ class OtherPool:
 
 @dataclass(frozen=True, slots=True)
 class HostPage:
-    """What SGLang's host tier is sized by: bytes on all GPUs of the replica together.
+    """What SGLang's host tier is sized by: bytes on all GPUs of the replica together, or of a rank of it.
 
     Attributes:
         total_bytes: of a page, what travels.
@@ -95,7 +95,7 @@ def host_page(scenario: Scenario, deployment: Deployment, config: SglangConfig, 
     beside = _beside_bytes(deployment)
     if fit is None:
         return HostPage(page_bytes, beside)
-    pool, gpus, page = fit.binding.pool, deployment.parallel.gpus, config.page_size
+    pool, gpus, page = fit.binding.pool, deployment.sequence_gpus, config.page_size
     windows = sliding_windows(scenario, deployment)
     if windows is not None:
         assert isinstance(windows.strategy, WindowPools)
@@ -120,7 +120,7 @@ def host_page(scenario: Scenario, deployment: Deployment, config: SglangConfig, 
 
 
 def page_bytes_of(scenario: Scenario, deployment: Deployment, block_bytes: int) -> int:
-    """Of a page of tokens, on all GPUs of the replica: without its share of a pool for windows.
+    """Of a page of tokens, on all GPUs that have a sequence: without its share of a pool for windows.
 
     Args:
         block_bytes: with it.
@@ -129,7 +129,7 @@ def page_bytes_of(scenario: Scenario, deployment: Deployment, block_bytes: int) 
     if fit is None or sliding_windows(scenario, deployment) is None:
         return block_bytes
     pool = fit.binding.pool
-    return _whole(pool.bytes_apart[0] * pool.block_size) * deployment.parallel.gpus
+    return _whole(pool.bytes_apart[0] * pool.block_size) * deployment.sequence_gpus
 
 
 def _whole(size: Fraction) -> int:
@@ -171,7 +171,7 @@ def _beside_bytes(deployment: Deployment) -> int:
             where="tiers.host",
             hint="use another speculative.model, or leave the tiers out",
         )
-    return _whole((tokens - target_tokens) * pool.block_size) * deployment.parallel.gpus
+    return _whole((tokens - target_tokens) * pool.block_size) * deployment.sequence_gpus
 
 
 def check(part: TiersPart, config: SglangConfig) -> None:
@@ -208,7 +208,7 @@ def host_cache(
 
     Args:
         page: what lies in the host for each page and state on the device.
-        gpus: of the replica.
+        gpus: of the replica, or of a rank of it.
         put, get: the ways to the host and back.
 
     Raises:

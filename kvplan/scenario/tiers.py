@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.offloading.strategy import Offloading
@@ -11,36 +10,15 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.engine.tiers.swap import Preemption
-from kvplan.errors import KvplanError, UsageError
+from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.curve import SpecLink
-from kvplan.latency.kv_transfer import wire_ratio
-from kvplan.latency.transfer import (
-    Channel,
-    Transfer,
-    device_to_host,
-    disk,
-    host_to_device,
-    network,
-    quantized,
-    slower,
-)
+from kvplan.latency.transfer import slower
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.schema.tiers import DiskTierPart, HostTierPart, TiersPart
+from kvplan.scenario.schema.tiers import HostTierPart, TiersPart
+from kvplan.scenario.tier_links import SECTION, HostLinks, disk_link, host_links
 from kvplan.units import format_bytes, format_tokens
-
-SECTION = "tiers"
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """The host tier's links, and what a block has there."""
-
-    put: Transfer
-    get: Transfer
-    stored_bytes: int
 
 
 def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
@@ -69,7 +47,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     if not config.enable_prefix_caching:
         _check_without_cache(scenario, part, preemption)
     block_bytes, assumed = _block_bytes(part, deployment)
-    host = _host(scenario, part.host, deployment, block_bytes)
+    host = host_links(scenario, part.host, deployment, block_bytes)
     if part.host.connector is not None:
         return _with_connector(
             scenario, part.host, deployment, config, preemption, block_bytes, host, assumed
@@ -88,7 +66,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
     if part.disk is not None:
-        channel = _disk(part.disk)
+        channel = disk_link(part.disk)
         blocks = _blocks(part.disk.memory, host.stored_bytes, config, "disk")
         specs.append(TierSpec("disk", blocks, host.stored_bytes, channel, channel, part.disk.write))
         explained += channel.assumptions()
@@ -121,7 +99,7 @@ def _with_connector(
     config: EngineConfig,
     preemption: Preemption,
     block_bytes: int,
-    host: _Host,
+    host: HostLinks,
     assumed: list[Assumption],
 ) -> Chosen:
     if preemption != "recompute":
@@ -134,13 +112,17 @@ def _with_connector(
 
     chosen = offloading(part, scenario.engine.version, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
-    ranks = deployment.parallel.sequence_shards
-    if ranks > 1:
-        text = "of each rank: every one has an engine core, and a connector of its own"
-        explained.append(Assumption(f"{SECTION}.host.memory", part.memory, text))
+    explained += _of_each_rank(part, deployment, "an engine core, and a connector of its own")
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
     return replace(chosen, assumptions=tuple(explained))
+
+
+def _of_each_rank(part: HostTierPart, deployment: Deployment, what: str) -> list[Assumption]:
+    """Whose the memory is, where attention has ranks; ``what`` each of them has."""
+    if deployment.parallel.sequence_shards == 1:
+        return []
+    return [Assumption(f"{SECTION}.host.memory", part.memory, f"of each rank: every one has {what}")]
 
 
 def _part(scenario: Scenario) -> TiersPart:
@@ -174,20 +156,21 @@ def _below_sglang(
     check(part, config)
     page_bytes, assumed = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
-    host = _host(scenario, part.host, deployment, page_bytes)
-    chosen = host_cache(part.host, config, page, deployment.parallel.gpus, host.put, host.get)
+    host = host_links(scenario, part.host, deployment, page_bytes)
+    chosen = host_cache(part.host, config, page, deployment.sequence_gpus, host.put, host.get)
+    assumed += _of_each_rank(part.host, deployment, "a tree and host pools of its own")
     return replace(chosen, assumptions=(*assumed, *chosen.assumptions))
 
 
 def _page_bytes(scenario: Scenario, part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
-    """Bytes of one page of SGLang's pool of tokens on all GPUs of the replica."""
+    """Bytes of one page of SGLang's pool of tokens on all GPUs that have a sequence."""
     from kvplan.scenario.hicache import page_bytes_of
 
     size, assumed = _block_bytes(part, deployment)
     found = page_bytes_of(scenario, deployment, size)
     if found != size:
         model = "" if deployment.model is None else deployment.model.name
-        shared = f" on each of {deployment.parallel.gpus} GPUs" if deployment.parallel.gpus > 1 else ""
+        shared = _on_each(deployment)
         text = f"a page of {model}{shared}, all layers without windows"
         assumed = [Assumption(f"{SECTION}.block_bytes", found, text)]
     return found, assumed
@@ -211,7 +194,7 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
 
     page_bytes, _ = _page_bytes(scenario, part, deployment)
     page = host_page(scenario, deployment, config, page_bytes)
-    return hicache_flags(part.host, config, page, deployment.parallel.gpus)
+    return hicache_flags(part.host, config, page, deployment.sequence_gpus)
 
 
 def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -> None:
@@ -239,7 +222,7 @@ def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -
 
 
 def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
-    """Bytes of one block on all GPUs of the replica."""
+    """Bytes of one block on all GPUs that have a sequence."""
     where = f"{SECTION}.block_bytes"
     fit = deployment.fit
     if fit is None:
@@ -254,7 +237,7 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
         raise UsageError(
             f"the bytes of a block follow from {fit.model.name}", where=where, hint="leave it out"
         )
-    gpus = _gpus(deployment)
+    gpus = deployment.sequence_gpus
     if fit.serving.kind == "sglang":
         found = fit.binding.capacity.block_bytes * gpus
     else:
@@ -265,13 +248,12 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
             where=SECTION,
             hint="leave the tiers out for this model",
         )
-    shared = f" on each of {gpus} GPUs" if gpus > 1 else ""
-    return found, [Assumption(where, found, f"a block of {fit.model.name}{shared}, all layers")]
+    return found, [Assumption(where, found, f"a block of {fit.model.name}{_on_each(deployment)}, all layers")]
 
 
-def _gpus(deployment: Deployment) -> int:
-    """GPUs that have a sequence's cache: those of a rank, where attention has ranks."""
-    return deployment.parallel.gpus // deployment.parallel.sequence_shards
+def _on_each(deployment: Deployment) -> str:
+    gpus = deployment.sequence_gpus
+    return f" on each of {gpus} GPUs" if gpus > 1 else ""
 
 
 def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> int:
@@ -291,89 +273,6 @@ def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> 
             hint=f"give it {format_bytes(longest * stored_bytes)} or more, or lower engine.max_model_len",
         )
     return blocks
-
-
-# -- links ------------------------------------------------------------------------------------------------
-
-
-def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_bytes: int) -> _Host:
-    gpu, gpus = deployment.gpu, _gpus(deployment)
-    put: Transfer
-    get: Transfer
-    if gpu is None:
-        if part.link is None and part.bandwidth is None:
-            raise UsageError(
-                "without a GPU the link to the host is unknown",
-                where=f"{SECTION}.host.link",
-                hint="name 'gpu', or say for example link: pcie5-x16",
-            )
-        both = _own_figures(_named(part.link or "pcie5-x16", gpus, "host"), part)
-        down, up = replace(both, name="device to host"), replace(both, name="host to device")
-    else:
-        profile = None
-        if scenario.latency.model == "profile" and part.link is None:
-            profile = scenario.latency.parameters().get("name")
-        if part.link is not None:
-            _named(part.link, gpus, "host")
-        down = _own_figures(device_to_host(gpu, link=part.link, profile=profile, lanes=gpus), part)
-        up = _own_figures(host_to_device(gpu, link=part.link, profile=profile, lanes=gpus), part)
-    put, get, stored = down, up, block_bytes
-    if part.dtype is not None:
-        ratio = _ratio(part.dtype, deployment)
-        assert gpu is not None
-        put, get = quantized(down, gpu, ratio=ratio), quantized(up, gpu, ratio=ratio)
-        stored = math.ceil(block_bytes * ratio)
-    return _Host(put, get, stored)
-
-
-def _named(link: str, lanes: int, tier: str) -> Channel:
-    try:
-        return network(link, lanes=lanes) if tier == "host" else disk(link, lanes=lanes)
-    except KvplanError as exc:
-        exc.where = f"{SECTION}.{tier}.link"
-        raise
-
-
-def _disk(part: DiskTierPart) -> Channel:
-    return _own_figures(_named(part.link, part.lanes, "disk"), part)
-
-
-def _own_figures(channel: Channel, part: HostTierPart | DiskTierPart) -> Channel:
-    """The channel with the scenario's own bandwidth and latency."""
-    if part.bandwidth is None and part.latency is None:
-        return channel
-    curve = channel.curve
-    given = SpecLink(
-        channel.name,
-        curve.latency_s if part.latency is None else part.latency,
-        curve.bandwidth_bytes_per_s if part.bandwidth is None else part.bandwidth,
-    )
-    return replace(channel, curve=given, source=f"{channel.source}, with the scenario's own figures")
-
-
-def _ratio(dtype: str, deployment: Deployment) -> float:
-    """Bytes stored per byte of cache."""
-    where = f"{SECTION}.host.dtype"
-    fit = deployment.fit
-    if fit is None:
-        raise UsageError(
-            f"how many bytes a cache has in {dtype} follows from a model and a GPU, which the scenario does "
-            "not name",
-            where=where,
-            hint="name both, or say fewer block_bytes",
-        )
-    try:
-        ratio = wire_ratio(fit.model, fit.kv_format, dtype)
-    except KvplanError as exc:
-        exc.where = where
-        raise
-    if ratio >= 1:
-        raise UsageError(
-            f"{dtype} is not smaller than the cache's own {fit.kv_format.name}",
-            where=where,
-            hint="leave it out: blocks are then stored as they are",
-        )
-    return ratio
 
 
 def _warnings(preemption: str, host: HostTierPart, config: EngineConfig) -> tuple[str, ...]:

@@ -12,27 +12,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from drafted_runs import play, recorded
-from recorded_runs import Way, digest, digest_of_rows, recordings, request
+from drafted_runs import play
+from hosted_runs import config_of, drafts_of, host_of, pool_of
+from recorded_runs import digest, digest_of_rows, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.engine import make_engine
 from kvplan.engine.hicache.index import WRITE_POLICIES
 from kvplan.engine.hicache.replica import HierarchicalReplica
 from kvplan.engine.hicache.states.replica import HostedStateReplica
-from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.hicache.windows.replica import HostedWindowReplica
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.sglang.eviction import EvictionParameters
 from kvplan.engine.sglang_states.errors import OutOfStates
-from kvplan.engine.sglang_states.rules import StateRules
-from kvplan.engine.sglang_states.strategy import RecurrentStates
-from kvplan.engine.sglang_windows.strategy import WindowPools
-from kvplan.engine.sglang_windows.windows import SlidingWindows
-from kvplan.engine.speculation.rules import DraftRules, sglang_rules_of
 from kvplan.engine.speculation.sglang.hicache import DraftedHierarchicalReplica
-from kvplan.engine.speculation.strategy import Speculation
 from kvplan.engine.strategy import Engine
 from kvplan.latency.linear import LinearLatency
 
@@ -42,26 +34,12 @@ WINDOWS = recordings("sglang-0.5.23-host-windows.json.gz")
 
 
 def engine_of(run: dict[str, Any], clock: LinearLatency, recorder: Recorder) -> Engine:
-    given = dict(run["config"])
-    parameters = EvictionParameters(**given.pop("radix_eviction_policy_config", {}))
-    config = SglangConfig(**given, radix_eviction_policy_config=parameters)
-    pages, put_s, put_page_s, get_s, get_page_s, write = run["host"]
-    strategy = HierarchicalCache(
-        1, pages, Way(put_s, put_page_s), Way(get_s, get_page_s), write, *run.get("hosted", (0, 0))
-    )
-    states = StateRules(*run["states"]) if "states" in run else None
-    windows = SlidingWindows(*run["windows"]) if "windows" in run else None
-    if "drafts" in run:
-        tokens, lookahead, behind = run["drafts"]
-        rules = DraftRules(tokens, lookahead=lookahead, hash_lookahead=behind)
-        assert rules == sglang_rules_of("eagle" if behind else "draft_model", tokens)
-        drafts = Speculation(rules, recorded(tokens, run["accepted"]), states=states, windows=windows)
+    strategy, drafts, pool = host_of(run), drafts_of(run), pool_of(run)
+    if drafts is not None:
         strategy = strategy.with_drafts(drafts)
-    elif states is not None:
-        strategy = strategy.with_pool(RecurrentStates(states))
-    elif windows is not None:
-        strategy = strategy.with_pool(WindowPools(windows))
-    return make_engine("fast", config, clock, recorder, strategy=strategy)
+    elif pool is not None:
+        strategy = strategy.with_pool(pool)
+    return make_engine("fast", config_of(run), clock, recorder, strategy=strategy)
 
 
 def totals(engine: Engine) -> list[int]:

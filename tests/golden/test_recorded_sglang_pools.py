@@ -43,6 +43,8 @@ HOSTED = recordings("sglang-0.5.23-host-pools.json.gz")
 """Prefill servers above host memory, which takes a byte a page."""
 BESIDE = recordings("sglang-0.5.23-host-pools-beside.json.gz")
 """The same with windows, recurrent states, or drafts."""
+HOSTED_RANKS = recordings("sglang-0.5.23-host-pools-ranks.json.gz")
+"""Ranks of prefill servers, each above host memory, alone and with windows, recurrent states, or drafts."""
 
 
 class Line:
@@ -113,8 +115,8 @@ def digest_of_pools(recorder: Recorder) -> str:
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize(
     "runs",
-    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING, HOSTED, BESIDE],
-    ids=["plain", "drafts", "ranks", "hybrid", "radix", "host", "host-beside"],
+    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING, HOSTED, BESIDE, HOSTED_RANKS],
+    ids=["plain", "drafts", "ranks", "hybrid", "radix", "host", "host-beside", "host-ranks"],
 )
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
@@ -215,3 +217,20 @@ def test_what_else_prefill_servers_with_host_memory_have_is_recorded(kind: str) 
         those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
         assert sum(run["loads"][0] > 1 for run in those) >= 4
     assert {run["host"][5] for run in runs if run["loads"][0]} == {*WRITE_POLICIES}
+
+
+@pytest.mark.parametrize("kind", [None, "windows", "states", "drafts"])
+def test_ranks_of_prefill_servers_with_host_memory_are_recorded(kind: str | None) -> None:
+    kinds = {"windows", "states", "drafts"}
+    runs = [
+        run
+        for run in HOSTED_RANKS
+        if ({*run, *run.get("beside", [()])[0]} & kinds) == ({kind} if kind else set())
+    ]
+    assert len(runs) >= 12
+    assert sum(run["ranks"][0][0] > 1 and run["loads"][0] > 1 for run in runs) >= 6
+    assert {run["ranks"][0][0] for run in runs} >= {2, 3}
+    for overlap in (True, False):
+        those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert any(run["loads"][0] > 1 for run in those)
+    assert len({run["host"][5] for run in runs if run["loads"][0]}) >= 2

@@ -107,6 +107,29 @@ def test_pages_have_what_a_drafter_keeps_too() -> None:
     assert metrics(drafted, "speculative decoding")["accepted"] > 0
 
 
+@pytest.mark.parametrize("drafts", [False, True])
+def test_every_rank_of_a_prefill_server_has_its_own(drafts: bool) -> None:
+    """DeepSeek's: a page of one GPU, and memory as large for each rank."""
+    flags = {
+        **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "parallel.dp_attention": True,
+        "workload.requests": 40,
+    }  # fmt: skip
+    more = ["speculative={method: mtp, tokens: 1, acceptance: 0.7}"] if drafts else []
+    found = run("disaggregation={prefill: {}, decode: {}, lanes: 8}", HOST, *more, flags=flags)
+    page = (61 + drafts) * 576 * 2
+    for rank in range(8):
+        told = metrics(found, f"tiers {rank} prefill")
+        assert told["host_block_bytes"] == page
+        assert told["host_capacity_blocks"] == 64 * 10**9 // page + 1
+        assert told["host_stored_blocks"] > 0
+    document = json.loads(json.dumps(found.result(["kvplan"])))
+    Result.model_validate(document)
+    assert document["totals"]["finished"] == 40
+    said = {item["name"]: item["source"] for item in document["assumptions"]}
+    assert said["tiers.host.memory"].startswith("of each rank")
+    assert audit_result(document, 10).passed
+
+
 def test_a_sweep_may_begin_without() -> None:
     assert "tiers prefill 0" not in run(POOLS, "tiers={host: {memory: 0}}").recorder.sections
     assert "tiers prefill 0" in run(POOLS, "cache.host_memory=16GiB").recorder.sections
@@ -146,7 +169,6 @@ def test_members_of_an_ensemble_have_links_of_their_own() -> None:
         (["tiers={host: {memory: 64GB, connector: offloading}}"], "tiers.host.connector", "vLLM's"),
         (["tiers={host: {memory: 1000}}"], "tiers.host.memory", "holds no page"),
         ([HOST, "cache.prefix=none"], "tiers", "without a radix cache"),
-        ([HOST, "parallel.tp=2", "parallel.dp_attention=true"], "tiers", "ranks of data-parallel attention"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(assignments: list[str], where: str, says: str) -> None:

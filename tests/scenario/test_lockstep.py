@@ -68,16 +68,6 @@ def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
         ({"parallel.cp": 2}, "parallel.dp_attention", "one rank"),
         ({"routing.ranks": "vllm"}, "", "routing policy"),
         ({"disaggregation.bytes_per_token": 1, "disaggregation.through": "host"}, "", "go through the host"),
-        (
-            {
-                "engine.kind": "sglang",
-                "tiers.host.memory": "1GiB",
-                "tiers.block_bytes": 1000,
-                "tiers.host.link": "pcie5-x16",
-            },
-            "",
-            "data-parallel attention",
-        ),
     ],
 )
 def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:

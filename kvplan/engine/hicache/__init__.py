@@ -29,10 +29,11 @@ Times (each direction of the link is a queue):
 - The scheduler looks whether copies have arrived once per step, when it makes a batch.
 
 What lies beside tokens below the same tree: ``beside``; recurrent states: ``states``, sliding windows:
-``windows``; drafts: ``speculation.sglang.hicache``; below prefill servers: ``disaggregation.sglang.hosted``.
+``windows``; drafts: ``speculation.sglang.hicache``; below prefill servers: ``disaggregation.sglang.hosted``,
+below ranks of data-parallel attention: ``lockstep.hicache``, of prefill servers:
+``disaggregation.sglang.hosted_ranks``.
 
-Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, several ranks that
-disagree about what has arrived. Where nothing runs and nothing fits
-until a copy has arrived, SGLang polls, and refreshes the queue's prefixes every 32 polls; here it looks when
-that happens.
+Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, GPUs of one rank
+that disagree about what has arrived. Where nothing runs and nothing fits until a copy has arrived, SGLang
+polls, and refreshes the queue's prefixes every 32 polls; here it looks when that happens.
 """

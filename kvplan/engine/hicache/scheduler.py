@@ -44,15 +44,20 @@ class HierarchicalScheduler(SglangScheduler):
         self._drained_s: float | None = None
 
     def add(self, request: SglangRequest) -> None:
-        """As the base class; an engine that has been idle since its copies were through has forgotten its
+        """As the base class, which it wakes for."""
+        self.wake(request.request.arrival_s)
+        super().add(request)
+
+    def wake(self, now: float) -> None:
+        """Something may be to do again: who has been idle since its copies were through has forgotten its
         estimate of answers."""
-        if self._drained_s is not None and self._drained_s < request.request.arrival_s:
+        if self._drained_s is not None and self._drained_s < now:
             super().idle()
         self._drained_s = None
-        super().add(request)
 
     def idle(self) -> None:
         """Nothing is left to do but to wait for copies, which is not idle yet (``is_fully_idle``)."""
+        self.pause.end()
         self._drained_s = self.copies.last_s
 
     def settle(self) -> SglangPlan | None:

@@ -86,39 +86,50 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 self._stalled = False
                 self._deliver(due)
             elif not running:
+                for rank in ranks:
+                    if not rank.busy:
+                        rank.scheduler.idle()
                 if any(rank.scheduler.pause.left for rank in ranks):
                     for rank in ranks:
-                        if rank.busy:
-                            rank.scheduler.pause.end()
-                        else:
-                            rank.scheduler.idle()
+                        rank.scheduler.pause.end()
                     continue
                 if self._stalled and not any(plan.moves for plan in plans):
-                    self._stuck()
+                    gives_up_s = min(rank.gives_up_s for rank in ranks)
+                    self._wait(min(until, nextafter(gives_up_s, _NEVER)))
                 self._stalled = True
             else:
                 self._stalled = False
 
     def _plan(self) -> tuple[SglangPlan, ...]:
-        """Have every rank make its next batch."""
-        schedulers = [rank.scheduler for rank in self.ranks]
-        before = [scheduler.settle() for scheduler in schedulers]
-        extending = [scheduler.prefill(last) for scheduler, last in zip(schedulers, before, strict=True)]
-        extends = any(extending)
-        if extends:  # all pause together, whoever has let somebody in
-            for scheduler in schedulers:
-                scheduler.pause.begin()
-        waits = extends and self.waits_for_prefills
-        plans = tuple(
-            plan or (scheduler.new_plan() if waits else scheduler.decode(last))
-            for plan, scheduler, last in zip(extending, schedulers, before, strict=True)
-        )
+        """Have every rank make its next batch, and write them down when all have."""
+        plans = self._batches()
+        self._gather()
         for rank, plan in zip(self.ranks, plans, strict=True):
             if rank.record(plan, self.clock):
                 self.stopped = self.stops
         if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
             self.note(self.clock)
         return plans
+
+    def _batches(self) -> tuple[SglangPlan, ...]:
+        """The next batch of every rank."""
+        schedulers = [rank.scheduler for rank in self.ranks]
+        before = [scheduler.settle() for scheduler in schedulers]
+        extending = [scheduler.prefill(last) for scheduler, last in zip(schedulers, before, strict=True)]
+        if self.waits_for_prefills:
+            self._gather()
+        extends = any(extending)
+        if extends:  # all pause together, whoever has let somebody in
+            for scheduler in schedulers:
+                scheduler.pause.begin()
+        waits = extends and self.waits_for_prefills
+        return tuple(
+            plan or (scheduler.new_plan() if waits else scheduler.decode(last))
+            for plan, scheduler, last in zip(extending, schedulers, before, strict=True)
+        )
+
+    def _gather(self) -> None:
+        """Every rank waits until all are as far as it is."""
 
     def _launch(self, plans: tuple[SglangPlan, ...]) -> float:
         """All begin together; returns when the slowest is through."""
@@ -139,11 +150,11 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 heard |= rank.deliver(plan, self.clock)
         self.stopped |= self.stops and heard
 
-    def _stuck(self) -> None:
-        """Nothing runs, and nobody who waits fits.
+    def _wait(self, until: float) -> None:
+        """Nothing runs, and nobody who waits fits: go on when that may have changed, or at ``until``.
 
         Raises:
-            EngineStuck: nor ever will.
+            EngineStuck: it never will.
         """
         for rank in self.ranks:
             first = rank.scheduler.chunked or next(iter(rank.scheduler.waiting), None)

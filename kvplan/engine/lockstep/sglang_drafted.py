@@ -7,11 +7,14 @@ would have them decode.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kvplan.engine.lockstep.drafted import with_drafts
 from kvplan.engine.lockstep.sglang import SglangLockstepEngine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
 from kvplan.engine.speculation.strategy import Speculation
 
@@ -22,6 +25,7 @@ class DraftedSglangLockstepEngine(SglangLockstepEngine):
     Args:
         ranks, router, config, latency, recorder: as of ``SglangLockstepEngine``.
         drafts: of every rank.
+        make: a rank; None: one that has nothing else.
     """
 
     waits_for_prefills = True
@@ -29,9 +33,10 @@ class DraftedSglangLockstepEngine(SglangLockstepEngine):
     def __init__(
         self, ranks: int, router: str, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
         drafts: Speculation,
+        make: Callable[[SglangConfig, LatencyModel, Recorder], SglangReplica] | None = None,
     ) -> None:  # fmt: skip
         self.drafts = drafts
-        super().__init__(ranks, router, config, latency, recorder, drafts.sglang_engine)
+        super().__init__(ranks, router, config, latency, recorder, make or drafts.sglang_engine)
 
     def sections(self) -> dict[str, list[Metric]]:
         """As the base class; drafts of all ranks are counted together."""

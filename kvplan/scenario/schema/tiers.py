@@ -8,7 +8,8 @@ from kvplan.scenario.schema.part import Bandwidth, Bytes, Lanes, Latency, Part, 
 
 
 class HostTierPart(Part):
-    """Host memory of one replica; with ``disaggregation``, of each of SGLang's prefill servers.
+    """Host memory of one replica; with ``disaggregation``, of each of SGLang's prefill servers; with
+    ``parallel.dp_attention``, of each rank.
 
     ``link`` is a link spec; left out, it is the way the GPU reaches its host (as timed, where a profile timed
     it). ``bandwidth`` and ``latency`` replace its figures. ``dtype`` is the number format blocks are stored

@@ -14,6 +14,7 @@ from sglang_servers import FREE, Case, a_request, deployments, one_of_each, play
 
 from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.hosted import HostedPrefillReplica
+from kvplan.engine.disaggregation.sglang.hosted_ranks import HostedServerRanks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import PoolPlan
@@ -36,12 +37,12 @@ hosts = st.builds(
 
 
 def hosted(case: Case, host: HierarchicalCache | None) -> Case:
-    """The same with host memory below the prefill servers, which have no ranks."""
+    """The same with host memory below the prefill servers, or below each of their ranks."""
     config, strategy, requests = case
     pools = {}
     for name in ("prefill", "decode"):
         plan = getattr(strategy, name)
-        pools[name] = replace(plan, config=below_a_host(plan.config), ranks=None)
+        pools[name] = replace(plan, config=below_a_host(plan.config))
     return below_a_host(config), replace(strategy, host=host, **pools), requests
 
 
@@ -92,7 +93,7 @@ def test_books_balance_and_every_page_is_sent_once(case: Case, host: Hierarchica
     config, strategy, requests = hosted(case, host)
     rows, recorder, engine = play(config, strategy, requests)
     assert len(rows) == len(requests) - recorder.totals.rejected
-    for replica in engine.prefills:
+    for replica in (rank for server in engine.prefills for rank in server.members):
         assert isinstance(replica, HostedPrefillReplica)
         index, pool = replica.index, replica.prefill.pool
         index.copies.now = float("inf")
@@ -157,10 +158,52 @@ def test_a_server_without_room_looks_again_when_a_copy_has_arrived() -> None:
     assert prefill.copies.put.moved_blocks == 160
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_one_rank_is_a_server(overlap: bool) -> None:
+    """In time, too, which the one with ranks has from another loop."""
+    requests = requests_of((0, 80), (1000, 80), (0, 90), (2000, 40), (1000, 95))
+    config = SglangConfig(100, disable_overlap_schedule=not overlap)
+    roomy = PoolPlan(config=replace(config, pool_tokens=10_000))
+    found = []
+    for write in WRITE_POLICIES:
+        for ranks in (None, Ranks(1)):
+            host = HierarchicalCache(1, 1000, Way(0.01, 0.0), Way(0.5, 0.0), write)
+            strategy = SglangDisaggregation(
+                FREE, 100, PoolPlan(ranks=ranks), roomy, DecodeOptions(0), host=host
+            )
+            rows, recorder, _ = play(config, strategy, requests)
+            found.append((sorted(rows), recorder.totals.to_dict()))
+        assert found[-1] == found[-2]
+    assert found[0] != found[-1]
+
+
+def test_all_ranks_wait_for_what_one_of_them_loads_or_evicts() -> None:
+    """Of four prompts the first two go to one rank each, the third pushes its rank's out, and the fourth is new
+    to the other rank."""
+    config = SglangConfig(100)
+    roomy = PoolPlan(config=replace(config, pool_tokens=10_000))
+    took = []
+    for write in ("write_through", "write_back"):
+        host = HierarchicalCache(1, 1000, Way(2.0, 0.0), Way(0.0, 0.0), write)
+        strategy = SglangDisaggregation(
+            FREE, 100, PoolPlan(ranks=Ranks(2, router="round-robin")), roomy, DecodeOptions(0), host=host
+        )
+        late = [
+            request._replace(arrival_s=10.0)
+            for request in requests_of(*[(9000, 80)] * 2, (5000, 80), (6000, 10))
+        ]
+        requests = [*requests_of((0, 80), (1000, 80)), *late[2:]]
+        rows, _, engine = play(config, strategy, requests)
+        (server,) = engine.prefills
+        assert isinstance(server, HostedServerRanks)
+        took.append({row.id: row.first_token_s - row.arrival_s for row in rows}["3"])
+    assert took[0] < 0.1
+    assert took[1] == pytest.approx(2.0, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"prefill": PoolPlan(ranks=Ranks(2))}, "ranks of data-parallel attention"),
         ({"config": SglangConfig(100, disable_radix_cache=True)}, "without a radix cache"),
         ({"config": SglangConfig(100, tree="radix")}, "the classic radix cache"),
     ],

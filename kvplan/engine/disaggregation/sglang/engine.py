@@ -14,6 +14,7 @@ from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica
+from kvplan.engine.disaggregation.sglang.hosted_ranks import HostedServerRanks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica
@@ -81,7 +82,8 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         if pool.ranks is None:
             return self.make_prefill(pool.sglang, pool.latency, recorder)
         router = router_of(pool.ranks, prefills=True)
-        return ServerRanks(pool.ranks.count, router, pool.sglang, pool.latency, recorder, self.make_prefill)
+        kind = ServerRanks if self.host is None else HostedServerRanks
+        return kind(pool.ranks.count, router, pool.sglang, pool.latency, recorder, self.make_prefill)
 
     def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeServer:
         """One instance of the decode pool."""

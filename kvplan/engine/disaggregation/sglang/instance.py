@@ -19,6 +19,7 @@ class Server:
     """
 
     clock: float
+    stopped: bool
     parked = False
     wakes_s = float("inf")
     _stalled: bool
@@ -49,6 +50,17 @@ class Server:
             return self.wakes_s
         return self.clock if self.works and self.noticeable else float("inf")
 
+    def park(self, wakes_s: float = float("inf")) -> None:
+        """Stand still until something reaches it, or until then."""
+        self.parked = self.stopped = True
+        self.wakes_s = wakes_s
+
+    def wake_by(self, until: float) -> None:
+        """A parked one goes on when it wakes, if that is before ``until``."""
+        if self.parked and self.wakes_s < until:
+            self.parked = False
+            self.clock = self.wakes_s
+
     def catch_up(self, now: float) -> None:
         """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
         while self.works and self.clock < now:
@@ -73,9 +85,7 @@ class SglangInstance(SglangReplica, Server):
 
     def advance(self, until: float) -> None:
         """See ``Actor``; a parked one goes on when it wakes."""
-        if self.parked and self.wakes_s < until:
-            self.parked = False
-            self.clock = self.wakes_s
+        self.wake_by(until)
         super().advance(until)
 
     @property
@@ -98,12 +108,10 @@ class SglangInstance(SglangReplica, Server):
         assert awaited is not None
         return awaited.request.id
 
-    def turn(self, clock: float) -> SglangPlan:
-        """Make and write down a batch, as a rank of several that run together."""
+    def make_batch(self, clock: float) -> SglangPlan:
+        """The next batch, as of a rank of several that run together."""
         self.stopped = False
-        plan, _ = self._plan(clock)
-        self.stopped |= self.record(plan, clock)
-        return plan
+        return self._plan(clock)[0]
 
     def begins(self, plan: SglangPlan, start: float) -> None:
         """The device begins with a batch."""
@@ -115,10 +123,5 @@ class SglangInstance(SglangReplica, Server):
 
     def _wait(self, clock: float, until: float) -> float:
         """See the base class: until something reaches it, which nobody here knows."""
-        self.park(float("inf"))
+        self.park()
         return clock
-
-    def park(self, wakes_s: float) -> None:
-        """Stand still until something reaches it, or until then."""
-        self.parked = self.stopped = True
-        self.wakes_s = wakes_s

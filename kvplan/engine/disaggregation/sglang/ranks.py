@@ -87,18 +87,21 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
     # -- rounds -----------------------------------------------------------------------------------------
 
     def advance(self, until: float) -> None:
-        """As the base class; see also ``Actor``."""
+        """As the base class; a parked one goes on when it wakes. See also ``Actor``."""
+        self.wake_by(until)
         for rank in self.ranks:
             rank.stops = self.stops
         super().advance(until)
 
     def _plan(self) -> tuple[SglangPlan, ...]:
         """See the base class."""
-        plans = tuple(rank.turn(self.clock) for rank in self.members)
+        plans = super()._plan()
         self._hear()
-        if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
-            self.note(self.clock)
         return plans
+
+    def _batches(self) -> tuple[SglangPlan, ...]:
+        """See the base class."""
+        return tuple(rank.make_batch(self.clock) for rank in self.members)
 
     def _launch(self, plans: tuple[SglangPlan, ...]) -> float:
         """See the base class."""
@@ -116,9 +119,9 @@ class ServerRanks(SglangLockstepEngine, Server, Generic[InstanceT]):
         """Others must act first where a rank says so."""
         self.stopped |= any(rank.stopped for rank in self.ranks)
 
-    def _stuck(self) -> None:
+    def _wait(self, until: float) -> None:
         """See the base class: until something reaches it."""
-        self.parked = self.stopped = True
+        self.park()
 
     def served(self) -> tuple[list[int], str]:
         """As the base class; requests end elsewhere, or not here alone."""

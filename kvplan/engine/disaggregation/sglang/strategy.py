@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
-from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
@@ -87,7 +86,7 @@ class SglangDisaggregation:
         Raises:
             UsageError: no instances, pools of different page sizes, a queue with priorities or a limit,
                 drafts of another model, or above a pool for states or for windows, options that do not go
-                with such a pool, ranks above host memory, or no radix cache that goes on in it.
+                with such a pool, or host memory below no radix cache that goes on in it.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -98,7 +97,7 @@ class SglangDisaggregation:
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
         cached = self.options.enable_radix_cache
         if self.host is not None:
-            _check_host(self.host, prefill)
+            self.host.check(prefill.sglang)
         decode.config = replace(decode.sglang, disable_radix_cache=not cached)
         if cached and (self.drafts is not None or decode.beside is not None):
             raise UsageError(
@@ -117,18 +116,6 @@ class SglangDisaggregation:
             prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options,
             host=self.host,
         )  # fmt: skip
-
-
-def _check_host(host: HierarchicalCache, prefill: Pool) -> None:
-    """Refuse what is not simulated on prefill servers with host memory."""
-    host.check(prefill.sglang)
-    if prefill.ranks is not None:
-        raise UsageError(
-            "host memory of SGLang's prefill servers is not simulated with ranks of data-parallel attention, "
-            "which agree on what has arrived",
-            where="tiers",
-            hint="leave one of the two out, or give every server one rank",
-        )
 
 
 def _check_drafts(drafts: Speculation) -> None:
