@@ -133,7 +133,7 @@ def stage_weights(
     formats = _formats(model, weights_format)
     split = Split(tp, ep, data_parallel, data_parallel and engine == "vllm")
     ends = _ends(model, pp, stage, engine)
-    tensors = list(_tensors(model, split, held, ends, draft))
+    tensors = list(_tensors(model, split, held, ends, draft, engine))
     by_component: Counter[str] = Counter()
     allocated = 0
     for tensor, count in tensors:
@@ -238,7 +238,7 @@ def _ends(model: ModelSpec, pp: int, stage: int, engine: str) -> _Ends:
 
 
 def _tensors(
-    model: ModelSpec, split: Split, layers: range, ends: _Ends, draft: bool
+    model: ModelSpec, split: Split, layers: range, ends: _Ends, draft: bool, engine: str = "vllm"
 ) -> Iterator[tuple[Tensor, int]]:
     """(tensor, how many alike) of the layers ``layers`` and what stands before and after them, on a GPU."""
     hidden = model.hidden_size
@@ -259,8 +259,9 @@ def _tensors(
             yield vector("draft_norms", "extra", 2 * hidden), model.draft.layers
             for tensor in block_tensors(model.draft.block, hidden, split):
                 yield tensor, model.draft.layers
-            if not model.draft.shared_embeddings:
-                yield matrix("draft_embeddings", "embeddings", rows, hidden), 2
+            own = 2 if not model.draft.shared_embeddings else 0 if ends.first or engine != "vllm" else 1
+            if own:
+                yield matrix("draft_embeddings", "embeddings", rows, hidden), own
     names = model.layer_names()
     for name, count in Counter(names[index] for index in layers).items():
         yield from _layer(model.blocks[name], hidden, split, count)

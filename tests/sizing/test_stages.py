@@ -156,3 +156,26 @@ def test_sglangs_stages_reserve_states_alike() -> None:
         == {whole.stages[0].pool.slot_bytes}
     )
     assert len({stage.capacity.states for stage in now.stages}) == 1
+
+
+def test_drafting_layers_on_a_later_stage_keep_embeddings_of_their_own() -> None:
+    """vLLM shares the model's only where all of it is on one GPU (``maybe_share_target_embed``)."""
+    model = load_model("deepseek-v3")
+
+    def tables(pp: int, engine: str, *, draft: bool) -> int:
+        bill = stage_weights(model, pp=pp, stage=pp - 1, draft=draft, engine=engine)
+        return bill.by_component.get("embeddings", 0)
+
+    table = model.vocab_size * model.hidden_size * 2
+    found = {
+        (pp, engine): tables(pp, engine, draft=True) - tables(pp, engine, draft=False)
+        for pp in (1, 2)
+        for engine in ("vllm", "sglang")
+    }
+    assert found == {(1, "vllm"): 0, (2, "vllm"): table, (1, "sglang"): 0, (2, "sglang"): 0}
+
+
+def test_sglang_has_no_stages_with_drafts_but_for_prefill() -> None:
+    report = sglang("deepseek-v3", 2, draft=True)
+    assert "only on prefill servers" in (no_command(report, "sglang") or "")
+    assert no_command(report, "vllm") is None
