@@ -104,6 +104,9 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
             f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
             f"{serving.max_num_seqs:,} sequences: it wants a token for each"
         )
+    drafts = report.draft or report.lookup or report.drafter is not None
+    if engine == "sglang" and drafts and report.parallel.pp > 1:
+        return "SGLang starts pipeline stages with drafts only on prefill servers"
     if engine == "sglang" and report.drafter is not None and not eagle and report.parallel.dp_attention:
         return "SGLang does not start ranks of data-parallel attention for which another model drafts"
     if engine == report.serving.kind == "sglang" and asserts_a_page(report.model, serving):

@@ -41,10 +41,11 @@ def stages(layers: int, pp: int, engine: str = "vllm", version: Version | None =
 
 @dataclass(frozen=True, slots=True)
 class StageTables:
-    """Which of a model's two tables a class builds on every stage, rather than on the first or the last."""
+    """What a class builds on every stage, rather than on the first or the last: tables, towers for images."""
 
     embeddings: bool = False
     head: bool = False
+    towers: bool = False
 
 
 _BOTH = (
@@ -54,19 +55,36 @@ _BOTH = (
 )  # fmt: skip
 _BOTH_BUT_PLAIN = ("granite", "nemotron", "nvidianemotron", "olmo", "phi", "qwen2", "qwen3")
 """Of these, the classes with experts or states."""
+_BOTH_BEFORE: dict[str, Version] = {
+    "baichuan": (0, 25, 0), "gptbigcode": (0, 25, 0), "gptneox": (0, 32, 0), "mpt": (0, 29, 0),
+    "olmo": (0, 26, 0), "olmo3": (0, 29, 0), "phi1": (0, 32, 0), "phi2": (0, 32, 0), "phimsft": (0, 32, 0),
+    "pythia": (0, 32, 0),
+    "santacoder": (0, 25, 0), "starcoder": (0, 25, 0),
+}  # fmt: skip
+"""Classes that were vLLM's own before, and are Transformers' since: those have tables where they are used."""
 _EMBEDDINGS = ("qwen35", "qwen36", "lfm")
-"""Beginnings of names and families, without signs, of the classes that do not ask which stage they are on."""
+"""Names and families, without signs, begin so of classes that do not ask which stage they are on."""
+
+TOWERS_FIRST = (0, 33, 0)
+"""vLLM from here on builds towers for images on the first stage only."""
 
 
-def everywhere(model: ModelSpec, engine: str) -> StageTables:
-    """The tables on every stage. SGLang's classes that can be cut into stages leave them out."""
+def everywhere(model: ModelSpec, engine: str, version: Version | None = None) -> StageTables:
+    """What is on every stage. SGLang's classes that can be cut into stages have no table where none is used.
+
+    Args:
+        version: of the engine, which were read from 0.18 on; default its newest.
+    """
     if engine != "vllm":
-        return StageTables()
+        return StageTables(towers=not named(model, "gemma4"))
+    towers = version is not None and version < TOWERS_FIRST
     if named(model, *_EMBEDDINGS):
-        return StageTables(embeddings=True)
+        return StageTables(embeddings=True, towers=towers)
     both = model.family in PLAIN_FAMILIES or named(model, *_BOTH)
     both = both or (named(model, *_BOTH_BUT_PLAIN) and not _is_plain(model))
-    return StageTables(both, both)
+    if version is not None:
+        both = both or named(model, *(start for start, gone in _BOTH_BEFORE.items() if version < gone))
+    return StageTables(both, both, towers)
 
 
 def _is_plain(model: ModelSpec) -> bool:

@@ -26,9 +26,10 @@ from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
 from kvplan.sizing.sglang.names import Version
 from kvplan.sizing.sharding import tp_dividing
-from kvplan.sizing.stages import everywhere, stages
+from kvplan.sizing.stages import StageTables, everywhere, stages
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
+from kvplan.specs.model import Vision
 from kvplan.specs.schema import Block, Component, LatentAttention, ModelSpec, SharedAttention
 
 UNQUANTIZED: frozenset[Component] = frozenset(("embeddings", "lm_head", "router", "vision", "extra"))
@@ -132,8 +133,8 @@ def stage_weights(
     held = stages(model.num_layers, pp, engine, version)[stage]
     formats = _formats(model, weights_format)
     split = Split(tp, ep, data_parallel, data_parallel and engine == "vllm")
-    ends = _ends(model, pp, stage, engine)
-    tensors = list(_tensors(model, split, held, ends, draft))
+    ends = _ends(pp, stage, everywhere(model, engine, version))
+    tensors = list(_tensors(model, split, held, ends, draft, engine))
     by_component: Counter[str] = Counter()
     allocated = 0
     for tensor, count in tensors:
@@ -227,18 +228,19 @@ class _Ends:
     last: bool
     embeddings: bool
     head: bool
+    towers: bool
 
 
-_WHOLE_MODEL = _Ends(first=True, last=True, embeddings=True, head=True)
+_WHOLE_MODEL = _Ends(first=True, last=True, embeddings=True, head=True, towers=True)
 
 
-def _ends(model: ModelSpec, pp: int, stage: int, engine: str) -> _Ends:
-    first, last, tables = stage == 0, stage == pp - 1, everywhere(model, engine)
-    return _Ends(first, last, first or tables.embeddings, last or tables.head)
+def _ends(pp: int, stage: int, tables: StageTables) -> _Ends:
+    first, last = stage == 0, stage == pp - 1
+    return _Ends(first, last, first or tables.embeddings, last or tables.head, first or tables.towers)
 
 
 def _tensors(
-    model: ModelSpec, split: Split, layers: range, ends: _Ends, draft: bool
+    model: ModelSpec, split: Split, layers: range, ends: _Ends, draft: bool, engine: str = "vllm"
 ) -> Iterator[tuple[Tensor, int]]:
     """(tensor, how many alike) of the layers ``layers`` and what stands before and after them, on a GPU."""
     hidden = model.hidden_size
@@ -250,6 +252,8 @@ def _tensors(
         yield matrix("lm_head", "lm_head", share(padded, split.dense_tp), width), 1
     if ends.first:
         yield from _before(model, split)
+    if ends.towers and model.vision is not None:
+        yield _tower(model.vision, split), 1
     if ends.last:
         yield vector("final_norm", "extra", hidden), 1
         if width != hidden:
@@ -259,8 +263,9 @@ def _tensors(
             yield vector("draft_norms", "extra", 2 * hidden), model.draft.layers
             for tensor in block_tensors(model.draft.block, hidden, split):
                 yield tensor, model.draft.layers
-            if not model.draft.shared_embeddings:
-                yield matrix("draft_embeddings", "embeddings", rows, hidden), 2
+            own = 2 if not model.draft.shared_embeddings else 0 if ends.first or engine != "vllm" else 1
+            if own:
+                yield matrix("draft_embeddings", "embeddings", rows, hidden), own
     names = model.layer_names()
     for name, count in Counter(names[index] for index in layers).items():
         yield from _layer(model.blocks[name], hidden, split, count)
@@ -282,7 +287,7 @@ def _copies(block: Block, count: int, *, state: bool = False, routed: bool = Fal
 
 
 def _before(model: ModelSpec, split: Split) -> Iterator[tuple[Tensor, int]]:
-    """Position tables, extra tables, encoder and vision tower: all on the first stage."""
+    """Position tables, extra tables and encoder: all on the first stage."""
     hidden = model.hidden_size
     width = model.embedding_size or hidden
     if width != hidden:
@@ -302,16 +307,17 @@ def _before(model: ModelSpec, split: Split) -> Iterator[tuple[Tensor, int]]:
             for tensor in mlp_tensors(encoder.experts, encoder.hidden_size, split):
                 yield tensor, encoder.expert_layers
         yield vector("encoder_norms", "extra", 2 * encoder.hidden_size), encoder.layers
-    if (vision := model.vision) is not None:
-        parameters = vision.parameters
-        if parameters is None:
-            ways = 3 if vision.gated else 2
-            layer = vision.hidden_size * (4 * vision.hidden_size + ways * vision.intermediate_size)
-            parameters = vision.layers * layer
-        yield (
-            Tensor("vision", "vision", parameters if vision.whole else share(parameters, split.mixer_tp), 1),
-            1,
-        )
+
+
+def _tower(vision: Vision, split: Split) -> Tensor:
+    parameters = vision.parameters
+    if parameters is None:
+        ways = 3 if vision.gated else 2
+        layer = vision.hidden_size * (4 * vision.hidden_size + ways * vision.intermediate_size)
+        parameters = vision.layers * layer
+    if not vision.whole:
+        parameters = share(parameters, split.mixer_tp)
+    return Tensor("vision", "vision", parameters, 1)
 
 
 def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:

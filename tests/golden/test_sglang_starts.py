@@ -48,3 +48,24 @@ def test_starts_equal_sglangs(gpu: str) -> None:
         )
         if windows:
             assert float(window_ratio(report.model, serving.version)) == float(row["window_ratio"]), row
+
+
+STAGES = Path(__file__).parent / "recorded" / "sglang-stages.csv"
+"""A sample of 360 starts with pipeline stages, ranks of data-parallel attention and experts dealt to ranks."""
+
+
+def test_starts_of_stages_and_ranks_equal_sglangs() -> None:
+    with STAGES.open() as file:
+        recorded = list(csv.DictReader(file))
+    assert len(recorded) > 100
+    for row in recorded:
+        ranks = int(row["tp"]) if row["dp_attention"] == "1" else 1
+        report = fit_model(
+            load_model(row["model"]), load_gpu(row["gpu"]), engine="sglang", version="0.5.23",
+            parallel=Parallel(tp=int(row["tp"]), pp=int(row["pp"]), dp_attention=ranks > 1),
+            expert_parallel=row["experts"] == "1",
+        )  # fmt: skip
+        serving = report.serving
+        found = (report.block_size, serving.max_num_batched_tokens // ranks, serving.graph_max_batch)
+        assert found == (int(row["page"]), int(row["chunk"]), int(row["graph"])), row
+        assert serving.utilization == pytest.approx(float(row["share"]), abs=1.1e-3), row

@@ -1,4 +1,4 @@
-"""Starts of vLLM 0.33 on several GPUs: pipeline stages, ranks of data parallelism, experts dealt to ranks.
+"""Starts of vLLM 0.15 to 0.33 on several GPUs: pipeline stages, ranks of data parallelism, experts dealt to ranks.
 
 The model's own classes were built for each rank, on no device, and vLLM's own functions grouped the caches of
 all stages and counted blocks. ``weights`` are the bytes of parameters in bf16 of each stage, and ``layers`` how
@@ -28,7 +28,7 @@ def rows() -> list[dict[str, str]]:
 def started(row: dict[str, str]) -> FitReport:
     tp, dp = int(row["tp"]), int(row["dp"])
     return fit_model(
-        load_model(row["model"]), load_gpu(row["gpu"]), version="0.33", weights_dtype="bf16",
+        load_model(row["model"]), load_gpu(row["gpu"]), version=row["version"], weights_dtype="bf16",
         parallel=Parallel(tp=tp * dp, pp=int(row["pp"]), dp_attention=dp > 1),
         expert_parallel=row["experts"] == "1", max_model_len=int(row["context"]),
         kv_pool_bytes=int(row["available"]),
@@ -57,6 +57,7 @@ def test_stages_and_ranks_equal_vllms(model: str) -> None:
 
 def test_the_sample_covers_what_was_compared() -> None:
     recorded = rows()
+    assert len({row["version"] for row in recorded}) >= 5
     assert len({row["model"] for row in recorded}) >= 55
     assert {row["pp"] for row in recorded} == {"1", "2", "3", "4"}
     assert sum(int(row["dp"]) > 1 for row in recorded) >= 20

@@ -67,6 +67,35 @@ def test_some_classes_of_vllm_build_their_tables_on_every_stage(model: str, tabl
     assert stage_tables(model) == tables
 
 
+@pytest.mark.parametrize(
+    ("model", "version", "whole"),
+    [
+        ("gpt-neox-20b", (0, 31, 0), True), ("gpt-neox-20b", (0, 32, 0), False), ("olmo-2-7b", (0, 25, 1), True),
+        ("olmo-3-32b", (0, 28, 0), True), ("olmo-2-7b", (0, 27, 0), False), ("starcoder2-7b", (0, 24, 0), True),
+        ("starcoder2-7b", (0, 25, 0), False), ("llama-3.1-8b", (0, 18, 0), False),
+    ],
+)  # fmt: skip
+def test_classes_that_vllm_gave_up_built_their_tables_on_every_stage(
+    model: str, version: tuple[int, int, int], whole: bool
+) -> None:
+    bill = stage_weights(load_model(model), pp=3, stage=1, version=version)
+    assert bool(bill.by_component.get("embeddings")) is whole
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "version", "everywhere"),
+    [
+        ("qwen3.5-27b", "vllm", None, False), ("qwen3.5-27b", "vllm", (0, 32, 0), True),
+        ("qwen3.5-27b", "sglang", None, True), ("gemma-4-31b", "sglang", None, False),
+    ],
+)  # fmt: skip
+def test_towers_for_images_are_on_every_stage_of_some(
+    model: str, engine: str, version: tuple[int, int, int] | None, everywhere: bool
+) -> None:
+    bill = stage_weights(load_model(model), pp=2, stage=1, engine=engine, version=version)
+    assert bool(bill.by_component.get("vision")) is everywhere
+
+
 def test_classes_of_sglang_that_have_stages_build_tables_at_the_ends() -> None:
     assert stage_tables("gpt-oss-20b", "sglang") == [["embeddings"], [], ["lm_head"]]
 
@@ -156,3 +185,26 @@ def test_sglangs_stages_reserve_states_alike() -> None:
         == {whole.stages[0].pool.slot_bytes}
     )
     assert len({stage.capacity.states for stage in now.stages}) == 1
+
+
+def test_drafting_layers_on_a_later_stage_keep_embeddings_of_their_own() -> None:
+    """vLLM shares the model's only where all of it is on one GPU (``maybe_share_target_embed``)."""
+    model = load_model("deepseek-v3")
+
+    def tables(pp: int, engine: str, *, draft: bool) -> int:
+        bill = stage_weights(model, pp=pp, stage=pp - 1, draft=draft, engine=engine)
+        return bill.by_component.get("embeddings", 0)
+
+    table = model.vocab_size * model.hidden_size * 2
+    found = {
+        (pp, engine): tables(pp, engine, draft=True) - tables(pp, engine, draft=False)
+        for pp in (1, 2)
+        for engine in ("vllm", "sglang")
+    }
+    assert found == {(1, "vllm"): 0, (2, "vllm"): table, (1, "sglang"): 0, (2, "sglang"): 0}
+
+
+def test_sglang_has_no_stages_with_drafts_but_for_prefill() -> None:
+    report = sglang("deepseek-v3", 2, draft=True)
+    assert "only on prefill servers" in (no_command(report, "sglang") or "")
+    assert no_command(report, "vllm") is None

@@ -9,8 +9,7 @@ CALLED_ELSEWHERE = {
     "tp_size": "parallel.tp",
     "pipeline_parallel_size": "parallel.pp",
     "pp_size": "parallel.pp",
-    "decode_context_parallel_size": "parallel.cp",
-    "dcp_size": "parallel.cp",
+    "prefill_context_parallel_size": "parallel.cp",
     "data_parallel_size": "parallel.replicas",
     "dp": "parallel.replicas",
     "dp_size": "parallel.replicas",
@@ -52,6 +51,10 @@ CALLED_ELSEWHERE = {
 }
 
 _ADAPTERS = "adapters are not simulated"
+_DECODE_CONTEXT = (
+    "ranks that tensor parallelism has anyway are not dealt a request's tokens: parallel.cp adds GPUs"
+)
+_REDUNDANT = "experts are not sized or timed twice: leave it out, as the engines do"
 _DELAYER = "no rank holds its prompts back for the others; leave it out, as SGLang does"
 
 NOT_SIMULATED = {
@@ -65,6 +68,13 @@ NOT_SIMULATED = {
     "scheduler_recv_interval": "requests are taken in before every batch: leave it at 1, as SGLang does",
     "default_priority_value": "requests of which a trace says no priority have 0; say another in the trace",
     "abort_on_priority_when_disabled": "where priorities do not count, requests are served without them",
+    "decode_context_parallel_size": _DECODE_CONTEXT,
+    "dcp_size": _DECODE_CONTEXT,
+    "num_redundant_experts": _REDUNDANT,
+    "ep_num_redundant_experts": _REDUNDANT,
+    "enable_eplb": "experts stay where they are: leave it out, as the engines do",
+    "moe_dense_tp_size": "dense layers are cut as the engine does unasked: leave it out",
+    "enable_dp_lm_head": "ranks share the output head, as SGLang's do unasked: leave it out",
     "enable_prefill_delayer": _DELAYER,
     "prefill_delayer_max_delay_passes": _DELAYER,
     "prefill_delayer_token_usage_low_watermark": _DELAYER,
