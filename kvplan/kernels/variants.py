@@ -18,8 +18,6 @@ DIRECT, PARTIAL, FUSED = 0, 1, 2
 REGISTERS = 65536
 """Registers of a multiprocessor, on every architecture so far; given out in eights to a thread."""
 
-SCALE_KIND = {"float16": 0, "float32": 0, "uint8": 1}
-
 
 @dataclass(frozen=True, slots=True)
 class Variant:

@@ -93,11 +93,6 @@ class Datasheet:
         self._tiled: dict[tuple[int, int, int, str], float] = {}
 
     @property
-    def gemm_floor_s(self) -> float:
-        """Of the shortest 16-bit multiplication."""
-        return self.efficiency.gemm.floor_cycles * self._cycle_s
-
-    @property
     def decode_floor_s(self) -> float:
         """Of the shortest decode attention."""
         return self.efficiency.decode.floor_cycles * self._cycle_s

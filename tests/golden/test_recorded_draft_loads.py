@@ -11,13 +11,13 @@ import json
 from typing import Any
 
 import pytest
+from drafted_loads import DraftRemoteReplica
 from drafted_runs import play, recorded
 from elsewhere import Elsewhere
 from recorded_runs import digest, recordings
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.speculation.loading import DraftRemoteReplica
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.latency.linear import LinearLatency
 

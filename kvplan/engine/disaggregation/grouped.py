@@ -12,7 +12,7 @@ come no state does, either: it goes on from where all groups have something.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from kvplan.engine.config import CacheGroup
 from kvplan.engine.disaggregation.cargo import Cargo
@@ -28,9 +28,6 @@ from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.reference.pool import NULL_BLOCK
 from kvplan.traces.request import Request
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class StatesApart(NumberedScheduler):
@@ -118,9 +115,9 @@ def _most_sent(group: CacheGroup, held: int) -> int:
 class GroupedDecodeReplica(NumberedReplica, DecodeReplica):
     """One instance of the decode pool."""
 
-    def make_scheduler(self, foresight: Foresight | None) -> DecodeScheduler:
+    def make_scheduler(self) -> DecodeScheduler:
         """See the base class."""
         self.decode = GroupedDecodeScheduler(
-            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
+            self.config, self, self.recorder.totals, keep_schedule=self.logging
         )
         return self.decode

@@ -15,14 +15,13 @@ millisecond after each of them is not simulated, as no time of the host's is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import nextafter
-from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -34,15 +33,12 @@ from kvplan.engine.remote.timed import Timed
 from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
-
 
 class RemoteReplica(Replica, Timed):
     """A ``Replica`` with a source of KV beside its own cache.
 
     Args:
-        config, latency, recorder, foresight: as of ``Replica``.
+        config, latency, recorder: as of ``Replica``.
         source: where KV comes from; a subclass that is its own source may pass ``self``.
     """
 
@@ -54,19 +50,18 @@ class RemoteReplica(Replica, Timed):
         latency: LatencyModel,
         recorder: Recorder,
         source: KvSource,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, latency, recorder, foresight)
+        super().__init__(config, latency, recorder)
         self.source = source
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._timer_numbers = count()
         self._nothing_planned = False
-        self.remote = self.make_scheduler(foresight)
+        self.remote = self.make_scheduler()
         self.scheduler = self.remote
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+    def make_scheduler(self) -> RemoteScheduler:
         """The scheduler; for subclasses that bring their own."""
-        return RemoteScheduler(self.config, self.source, keep_schedule=self.logging, foresight=foresight)
+        return RemoteScheduler(self.config, self.source, keep_schedule=self.logging)
 
     # -- timers -----------------------------------------------------------------------------------------
 
@@ -206,18 +201,12 @@ class RemoteReplica(Replica, Timed):
             done = self.source.fetch(load.request, load.start, load.tokens, clock)
             assert done >= clock, "a fetch cannot end before it begins"
             if done <= clock:
-                self._ended(load, clock)
+                self.ended(load, clock)
             elif done < UNKNOWN:
-                self._end_at(load, done)
+                self.at(done, partial(self.ended, load))
 
-    def arrives(self, request: LiveRequest, time_s: float) -> None:
-        """The fetch of a loading request, which had no known end, ends at ``time_s``."""
-        self._end_at(self.remote.queue.loading[request], time_s)
-
-    def _end_at(self, load: Load, time_s: float) -> None:
-        self.at(time_s, lambda now: self._ended(load, now))
-
-    def _ended(self, load: Load, now: float) -> None:
+    def ended(self, load: Load, now: float) -> None:
+        """A load has come; the next step finds it. To be called where a source did not know its end."""
         load.done_s = now
         self.remote.come.append(load)
         self.loaded(load)

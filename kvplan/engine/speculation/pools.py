@@ -35,7 +35,6 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.metrics import SECTION, metrics
@@ -131,7 +130,7 @@ class DraftDecodeReplica(DraftPoolReplica, Loading, DecodeReplica):
         self.drafts = drafts
         super().__init__(config, latency, recorder, events)
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+    def make_scheduler(self) -> RemoteScheduler:
         """See the base class."""
         scheduler = self.kind(
             self.config, self, self.recorder.totals, self.drafts, keep_schedule=self.logging

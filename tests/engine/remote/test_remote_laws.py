@@ -12,6 +12,7 @@ from crowds import Crowd, crowds
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from no_source import NoSource
 from workloads import cases, stride_of
 
 from kvplan.engine.config import EngineConfig
@@ -20,7 +21,6 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
-from kvplan.engine.remote.source import NoSource
 from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request

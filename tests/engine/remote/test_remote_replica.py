@@ -181,8 +181,8 @@ def test_a_load_of_unknown_end_ends_when_told() -> None:
     replica.push(request("a", 0.0, 10, 1))
     replica.advance(10.0)
     assert replica.clock == 10.0
-    (loading,) = replica.remote.queue.loading
-    replica.arrives(loading, 12.5)
+    (load,) = replica.remote.queue.loading.values()
+    replica.at(12.5, lambda now: replica.ended(load, now))
     replica.advance(UNKNOWN)
     assert rows["a"].scheduled_s == 12.5
 
