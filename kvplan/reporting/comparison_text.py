@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kvplan.reporting.comparison import Change, Comparison, LatencyChange
-from kvplan.reporting.csv import inert
 from kvplan.reporting.markdown import escape
 from kvplan.reporting.schema.outcome import Metric
 from kvplan.reporting.strategies import figure
@@ -105,10 +104,7 @@ def csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
 
 def _raw(change: Change) -> tuple[object, ...]:
     cells = (change.name, change.a, change.b, change.unit, change.ratio)
-    return tuple(
-        "" if cell is None else cell if isinstance(cell, (int, float)) else inert(setting_text(cell))
-        for cell in cells
-    )
+    return tuple(plain(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
 def comparison_tables(found: Comparison) -> list[Table]:

@@ -9,7 +9,7 @@ from kvplan.reporting.cost import amount_text, money
 from kvplan.reporting.highest import few_slowest, more_text, objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.sweep import csv_cell, failure_text, unserved_text, warnings_of
+from kvplan.reporting.sweep import failure_text, unserved_text, warnings_of
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
@@ -313,7 +313,7 @@ def plan_rows(plan: Plan) -> list[list[object]]:
     fields, rows = sought(plan), list[list[object]]()
     for item in plan.candidates:
         figures = {} if item.figures is None else item.figures.model_dump()
-        values = [setting_text(value) for value in item.values.values()]
+        values = [plain(value) if isinstance(value, str) else value for value in item.values.values()]
         numbers = [figures.get(name) for name in FIGURES]
         error = None if item.error is None else plain(item.error.message)
         best = item.candidate == plan.best
@@ -321,4 +321,4 @@ def plan_rows(plan: Plan) -> list[list[object]]:
         many: dict[str, int] = {pool.field: size for pool, size in item.sized}
         sizes = [cell for field in fields for cell in (each.get(field), many.get(field))]
         rows.append([item.candidate, *values, item.status, *sizes, item.gpus, best, *numbers, error])
-    return [[csv_cell(cell) for cell in row] for row in rows]
+    return rows

@@ -167,19 +167,8 @@ def csv_rows(document: Mapping[str, Any]) -> list[list[object]]:
     rows: list[list[object]] = []
     for point in document["points"]:
         figures = point["figures"] or {}
-        values = [setting_text(value) for value in point["values"].values()]
+        values = [plain(value) if isinstance(value, str) else value for value in point["values"].values()]
         numbers = [figures.get(name) for name in FIGURES]
         error = plain(point["error"]["message"]) if point["error"] else None
         rows.append([point["point"], *values, point["status"], *numbers, error])
-    return [[csv_cell(cell) for cell in row] for row in rows]
-
-
-def csv_cell(cell: object) -> object:
-    """A cell as a spreadsheet reads it back, and does not compute."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@"):
-        return f"'{cell}"
-    return cell
+    return rows

@@ -220,7 +220,7 @@ def _result_text(result: "Result", kind: ReportFormat, pictures: str | None) -> 
 
         return render_markdown(result, pictures=pictures)
     if kind is ReportFormat.csv:
-        from kvplan.reporting.csv import result_csv
+        from kvplan.reporting.result_csv import result_csv
 
         return result_csv(result)
     from kvplan.reporting.result import result_json

@@ -144,8 +144,9 @@ def _what_else(points: "Sequence[Mapping[str, Any]]") -> str:
 
 
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
-    from kvplan.cli.output import answer, csv_text, print_json, stdout_console
+    from kvplan.cli.output import answer, print_json, stdout_console
     from kvplan.cli.printed_sweep import print_sweep
+    from kvplan.reporting.csv import table_csv
     from kvplan.reporting.schema.sweep import Sweep as Document
     from kvplan.reporting.sweep import csv_columns, csv_rows
     from kvplan.reporting.sweep_text import sweep_markdown
@@ -155,7 +156,7 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
     if format is OutputFormat.json:
         print_json(document)
     elif format is OutputFormat.csv:
-        answer(csv_text(csv_columns(document), csv_rows(document)))
+        answer(table_csv(csv_columns(document), csv_rows(document)))
     elif format is OutputFormat.md:
         answer(sweep_markdown(Document.model_validate(document)))
     else:
