@@ -13,7 +13,6 @@ from kvplan.engine.tiers.strategy import Tiers
 from kvplan.engine.tiers.swap import Preemption
 from kvplan.errors import KvplanError, UsageError
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.curve import SpecLink
 from kvplan.latency.kv_transfer import wire_ratio
 from kvplan.latency.transfer import (
     Channel,
@@ -307,7 +306,7 @@ def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_
                 where=f"{SECTION}.host.link",
                 hint="name 'gpu', or say for example link: pcie5-x16",
             )
-        both = _own_figures(_named(part.link or "pcie5-x16", gpus, "host"), part)
+        both = _named(part.link or "pcie5-x16", gpus, "host").given(part.latency, part.bandwidth)
         down, up = replace(both, name="device to host"), replace(both, name="host to device")
     else:
         profile = None
@@ -315,8 +314,12 @@ def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_
             profile = scenario.latency.parameters().get("name")
         if part.link is not None:
             _named(part.link, gpus, "host")
-        down = _own_figures(device_to_host(gpu, link=part.link, profile=profile, lanes=gpus), part)
-        up = _own_figures(host_to_device(gpu, link=part.link, profile=profile, lanes=gpus), part)
+        down = device_to_host(gpu, link=part.link, profile=profile, lanes=gpus).given(
+            part.latency, part.bandwidth
+        )
+        up = host_to_device(gpu, link=part.link, profile=profile, lanes=gpus).given(
+            part.latency, part.bandwidth
+        )
     put, get, stored = down, up, block_bytes
     if part.dtype is not None:
         ratio = _ratio(part.dtype, deployment)
@@ -335,20 +338,7 @@ def _named(link: str, lanes: int, tier: str) -> Channel:
 
 
 def _disk(part: DiskTierPart) -> Channel:
-    return _own_figures(_named(part.link, part.lanes, "disk"), part)
-
-
-def _own_figures(channel: Channel, part: HostTierPart | DiskTierPart) -> Channel:
-    """The channel with the scenario's own bandwidth and latency."""
-    if part.bandwidth is None and part.latency is None:
-        return channel
-    curve = channel.curve
-    given = SpecLink(
-        channel.name,
-        curve.latency_s if part.latency is None else part.latency,
-        curve.bandwidth_bytes_per_s if part.bandwidth is None else part.bandwidth,
-    )
-    return replace(channel, curve=given, source=f"{channel.source}, with the scenario's own figures")
+    return _named(part.link, part.lanes, "disk").given(part.latency, part.bandwidth)
 
 
 def _ratio(dtype: str, deployment: Deployment) -> float:
