@@ -52,7 +52,7 @@ def test_loads(number: int, log: bool) -> None:
     assert _sha(table) == run["rows"]
     totals = made[0].recorder.totals
     assert run["totals"] == [
-        totals.steps, made[0].remote.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
+        totals.steps, made[0].scheduler.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
     ]  # fmt: skip
 
 

@@ -232,16 +232,16 @@ class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""
-        holders = (*self.scheduler.running, *self.remote.queue.holders)
-        return (holders[0] if holders else self.remote.queue.head()).request.id
+        holders = (*self.scheduler.running, *self.scheduler.queue.holders)
+        return (holders[0] if holders else self.scheduler.queue.head()).request.id
 
     def arrived(self, request: LiveRequest, now: float) -> None:
         """All KV of a request with blocks is there."""
-        self.ended(self.remote.queue.loading[request], now)
+        self.ended(self.scheduler.queue.loading[request], now)
 
     def withdraw(self, request: LiveRequest) -> None:
         """The KV of a request will not come."""
-        self.expected -= request not in self.remote.queue.loading
+        self.expected -= request not in self.scheduler.queue.loading
         self.decode.withdraw(request)
 
     # -- KvSource ---------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
 
     def _nothing_fits(self, clock: float) -> None:
         super()._nothing_fits(clock)
-        self.parked = not self.remote.come
+        self.parked = not self.scheduler.come
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
         """As the base class; rows are written of whole journeys, not of what happens here."""

@@ -21,7 +21,6 @@ from kvplan.engine.disaggregation.journey import StageRequest, journey_of
 from kvplan.engine.disaggregation.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.numbered.plan import FencedGrantedPlan
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.numbered.request import NumberedRequest
 from kvplan.engine.numbered.scheduler import NumberedLoads, NumberedScheduler
 from kvplan.engine.plan import StepPlan
@@ -68,7 +67,7 @@ class GroupedPrefillScheduler(PrefillScheduler, StatesApart):
         return FencedGrantedPlan()
 
 
-class GroupedPrefillReplica(NumberedReplica, PrefillReplica):
+class GroupedPrefillReplica(PrefillReplica):
     """One instance of the prefill pool."""
 
     def make_scheduler(self) -> PrefillScheduler:
@@ -112,7 +111,7 @@ def _most_sent(group: CacheGroup, held: int) -> int:
     return -(-group.window // group.block_size) + 1 if group.kind == "sliding" else held
 
 
-class GroupedDecodeReplica(NumberedReplica, DecodeReplica):
+class GroupedDecodeReplica(DecodeReplica):
     """One instance of the decode pool."""
 
     def make_scheduler(self) -> DecodeScheduler:

@@ -49,6 +49,10 @@ class HybridScheduler(VllmScheduler):
         self.cache.enter(live)
         return live
 
+    def found_blocks(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        return self.cache.lookup(cast(HybridRequest, self.live(request))).blocks if self.caching else 0
+
     def new_plan(self) -> StepPlan:
         """An empty plan that knows what is in flight one by one."""
         return HybridPlan()

@@ -128,7 +128,7 @@ class OffloadingReplica(RemoteReplica):
             scheduler.come.clear()
 
     def _load(self, clock: float, ready: float) -> None:
-        begun, self.remote.begun = self.remote.begun, []
+        begun, self.scheduler.begun = self.scheduler.begun, []
         if begun:
             totals = self.recorder.totals
             totals.peak_used_blocks = max(totals.peak_used_blocks, self.used_blocks)
@@ -143,11 +143,11 @@ class OffloadingReplica(RemoteReplica):
 
     def _ended_one(self, way: Way, transfer: Transfer) -> None:
         if transfer in way.flying:
-            self.remote.come.append(transfer)
+            self.scheduler.come.append(transfer)
 
     def notice(self) -> None:
         """As the base class."""
-        come = list(self.remote.come)
+        come = list(self.scheduler.come)
         super().notice()
         for way in (self.put, self.get):
             for transfer in come:

@@ -48,12 +48,18 @@ class ForkingReplica(Replica):
     def __init__(
         self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, rule: SamplingRule
     ) -> None:
+        self.rule = rule
         super().__init__(config, latency, recorder)
-        if rule.trunk_lag is None:
-            self.forking = ForkingScheduler(config, rule.n, keep_schedule=self.logging)
-        else:
-            self.forking = BeamScheduler(config, rule.n, rule.trunk_lag, keep_schedule=self.logging)
-        self.scheduler = self.forking
+
+    def make_scheduler(self) -> ForkingScheduler:
+        """One of independent samples or of beams."""
+        n, lag = self.rule.n, self.rule.trunk_lag
+        self.forking = (
+            ForkingScheduler(self.config, n, keep_schedule=self.logging)
+            if lag is None
+            else BeamScheduler(self.config, n, lag, keep_schedule=self.logging)
+        )
+        return self.forking
 
     def close(self) -> None:
         """As the base class; blocks of trunks come free between two looks at what is used."""

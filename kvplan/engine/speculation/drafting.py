@@ -50,10 +50,6 @@ class Drafting(VllmScheduler):
             live.content = self._pairs.content(request)
         return live
 
-    def found_blocks(self, request: Request) -> int:
-        """Blocks of a prompt that a look-up would find; looking changes nothing."""
-        return self._match(self.live(request)).blocks
-
     def undecided(self) -> bool:
         """Every step has something to decide."""
         return True

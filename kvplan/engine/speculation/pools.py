@@ -30,7 +30,6 @@ from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, 
 from kvplan.engine.disaggregation.ranks import DecodeRanks, Make, PrefillRanks
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.lockstep.drafted import DraftsTogether
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.scheduler import RemoteScheduler
@@ -156,7 +155,7 @@ class DraftGroupedPrefillScheduler(GroupedPrefillScheduler, DraftNumberedSchedul
         self.hold(handover)
 
 
-class DraftGroupedPrefillReplica(NumberedReplica, DraftPrefillReplica):
+class DraftGroupedPrefillReplica(DraftPrefillReplica):
     """One instance of a prefill pool that has the drafter."""
 
     kind = DraftGroupedPrefillScheduler
@@ -181,7 +180,7 @@ class DraftGroupedDecodeScheduler(GroupedDecodeScheduler, DraftNumberedLoads):
         self.count(totals)
 
 
-class DraftGroupedDecodeReplica(NumberedReplica, DraftDecodeReplica):
+class DraftGroupedDecodeReplica(DraftDecodeReplica):
     """One instance of a decode pool that verifies drafts."""
 
     kind = DraftGroupedDecodeScheduler

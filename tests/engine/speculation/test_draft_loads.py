@@ -97,7 +97,7 @@ def test_all_blocks_come_back(requests: list[Request], seconds: float, overlappi
         ),
         requests,
     )
-    scheduler = engine.remote
+    scheduler = engine.scheduler
     assert scheduler.free_blocks == config.usable_blocks
     assert not scheduler.fenced
     assert not scheduler.queue

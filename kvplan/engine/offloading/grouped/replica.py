@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.offloading.grouped.host import HostChunks
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
 from kvplan.engine.offloading.replica import OffloadingReplica
 
 
-class GroupedReplica(NumberedReplica, OffloadingReplica):
+class GroupedReplica(OffloadingReplica):
     """A replica with vLLM's offloading connector, whatever groups its cache has."""
 
     def make_scheduler(self) -> GroupedScheduler:
