@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.recorder import OF_SCHEDULERS, Metric, Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.sampling.beams import BeamScheduler
 from kvplan.engine.sampling.forking import ForkingScheduler
@@ -17,11 +17,6 @@ from kvplan.engine.sampling.samples import SampleArrivals, SampleRows
 from kvplan.traces.request import Request
 
 Fork: TypeAlias = Literal["copy-on-write", "requests"]
-
-_COPIED = (
-    "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks",
-    "peak_used_blocks", "peak_running", "peak_waiting",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +100,7 @@ class SamplingEngine:
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
         self.replica.close()
-        totals = self.recorder.totals
-        for name in _COPIED:
-            setattr(totals, name, getattr(self.inner.totals, name))
+        self.recorder.totals.add_up(("steps", *OF_SCHEDULERS), [self.inner.totals])
         self.recorder.settle()
         self.recorder.sections["sampling"] = self._metrics()
 
