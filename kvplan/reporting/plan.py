@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from kvplan.reporting.command import command
 from kvplan.reporting.cost import amount_text, money
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import few_slowest, more_text, objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
@@ -297,8 +298,12 @@ def plan_markdown(plan: Plan) -> str:
     return "\n\n".join([part for part in [*parts, "\n".join(notes), *asked] if part]) + "\n"
 
 
-def plan_columns(plan: Plan) -> list[str]:
-    """Names of the columns of :func:`plan_rows`."""
+def plan_csv(plan: Plan) -> str:
+    """One row a candidate, raw numbers in base units."""
+    return table_csv(_columns(plan), _rows(plan))
+
+
+def _columns(plan: Plan) -> list[str]:
     keys = [axis.key for axis in plan.axes]
     sizes = [
         name
@@ -308,8 +313,7 @@ def plan_columns(plan: Plan) -> list[str]:
     return ["candidate", *keys, "status", *sizes, "gpus", "best", *FIGURES, "error"]
 
 
-def plan_rows(plan: Plan) -> list[list[object]]:
-    """One row a candidate, raw numbers in base units, empty cells for what there is not."""
+def _rows(plan: Plan) -> list[list[object]]:
     fields, rows = sought(plan), list[list[object]]()
     for item in plan.candidates:
         figures = {} if item.figures is None else item.figures.model_dump()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import highest_remarks, of_answer
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import (
@@ -157,13 +158,13 @@ def unserved_text(figures: Mapping[str, Any]) -> str:
     return f"not all served: {sentence_list(lost)}" if lost else ""
 
 
-def csv_columns(document: Mapping[str, Any]) -> list[str]:
-    """Names of the columns of :func:`csv_rows`."""
-    return ["point", *(axis["key"] for axis in document["axes"]), "status", *FIGURES, "error"]
+def sweep_csv(document: Mapping[str, Any]) -> str:
+    """One row a point, raw numbers in base units."""
+    columns = ["point", *(axis["key"] for axis in document["axes"]), "status", *FIGURES, "error"]
+    return table_csv(columns, _rows(document))
 
 
-def csv_rows(document: Mapping[str, Any]) -> list[list[object]]:
-    """One row a point, raw numbers in base units, empty cells for what there is not."""
+def _rows(document: Mapping[str, Any]) -> list[list[object]]:
     rows: list[list[object]] = []
     for point in document["points"]:
         figures = point["figures"] or {}

@@ -16,13 +16,14 @@ from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.plan import (
     commands,
     deployment_text,
+    plan_csv,
     plan_markdown,
     plan_remarks,
     plan_table,
     plan_verdict,
     ranked,
 )
-from kvplan.reporting.plan_page import _chart, plan_csv, render_plan
+from kvplan.reporting.plan_page import _chart, render_plan
 from kvplan.reporting.scales import ticks
 from kvplan.reporting.schema.plan import Plan
 

@@ -13,11 +13,10 @@ from kvplan.reporting.csv import table_csv
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.sweep import (
     GROUPS,
-    csv_columns,
-    csv_rows,
     legend,
     point_table,
     remarks,
+    sweep_csv,
 )
 from kvplan.reporting.sweep_text import sweep_markdown
 from kvplan.scenario.figures import FIGURES
@@ -97,8 +96,7 @@ def test_equal_remarks_are_said_once() -> None:
 
 
 def test_csv_is_raw_and_inert() -> None:
-    text = table_csv(csv_columns(document()), csv_rows(document()))
-    columns, *rows = csv.reader(io.StringIO(text))
+    columns, *rows = csv.reader(io.StringIO(sweep_csv(document())))
     assert columns == ["point", "cache.blocks", "a.blocks", "status", *FIGURES, "error"]
     assert all(len(row) == len(columns) for row in rows)
     first = dict(zip(columns, rows[0], strict=True))
