@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.content import Content
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.replacement.choice import prefix_index
@@ -51,7 +52,11 @@ class KvManager:
 
     def found_blocks(self, request: Request) -> int:
         """Blocks of a prompt that a look-up would find; looking changes nothing."""
-        return self._match(self.live(request)).blocks
+        if not self.caching:
+            return 0
+        # A router asks every replica: what the engine keeps of a request is not made for that.
+        limit = (request.prompt_tokens - self.computed_anyway) // self.block_size
+        return self.index.match(Content(request.prompt, request.output), limit).blocks
 
     def placed(self, tokens: int) -> int:
         """How far a request has places while it computes the last of so many tokens."""

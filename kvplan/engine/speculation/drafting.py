@@ -50,6 +50,10 @@ class Drafting(VllmScheduler):
             live.content = self._pairs.content(request)
         return live
 
+    def found_blocks(self, request: Request) -> int:
+        """As the base class, of the content as this engine knows it."""
+        return self._match(self.live(request)).blocks
+
     def undecided(self) -> bool:
         """Every step has something to decide."""
         return True
