@@ -7,8 +7,6 @@ object; ``csv`` and ``md`` are one table.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -63,15 +61,6 @@ def print_json(document: Mapping[str, Any]) -> None:
     answer(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """RFC 4180 text with ``\\n`` line ends."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A GitHub-flavoured Markdown table; numbers are right-aligned, pipes escaped."""
     body = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
@@ -91,7 +80,9 @@ def answer_rows(
 ) -> None:
     """One table on stdout: as CSV, or as Markdown with the first ``most`` columns."""
     if form is OutputFormat.csv:
-        answer(csv_text(columns, rows))
+        from kvplan.reporting.csv import table_csv
+
+        answer(table_csv(columns, rows))
     else:
         answer(markdown_table(columns[:most], [row[:most] for row in rows]))
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf, nextafter
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from kvplan.engine.after_arrivals import AfterArrivals
-from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, simulated_in_segments
 from kvplan.engine.lockstep.ranks import RankGroup
+from kvplan.engine.member import Member
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder, SeriesPoint
+from kvplan.engine.recorder import OF_SCHEDULERS, Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
-from kvplan.engine.router import ReplicaView, make_router
+from kvplan.engine.router import make_router
 from kvplan.engine.strategy import Strategy, strategy_engine
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
@@ -27,29 +28,7 @@ from kvplan.traces.request import Request
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
 
-_SUMMED = (
-    "requests", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
-    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
-)  # fmt: skip
 _clock = attrgetter("clock")
-
-
-class Member(Stepped, ReplicaView, Protocol):
-    """A replica that a router can give requests to."""
-
-    recorder: Recorder
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything is left to do."""
-        ...
-
-    def point(self, now: float) -> SeriesPoint:
-        """The state as the series has it."""
-        ...
-
-    def close(self) -> None:
-        """Bring its recorder's totals up to date."""
 
 
 def _member(
@@ -168,8 +147,9 @@ class Cluster:
         totals = self.recorder.totals
         for replica in self.replicas:
             replica.close()
-        for name in _SUMMED:
-            setattr(totals, name, sum(getattr(r.recorder.totals, name) for r in self.replicas))
+        totals.add_up(
+            ("requests", "steps", *OF_SCHEDULERS), [replica.recorder.totals for replica in self.replicas]
+        )
         self.recorder.settle()
         for index, replica in enumerate(self.replicas):
             for section, metrics in replica.recorder.sections.items():

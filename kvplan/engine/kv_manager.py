@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.content import Content
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.replacement.choice import prefix_index
@@ -48,6 +49,14 @@ class KvManager:
             return _NO_MATCH
         tokens = request.num_tokens - self.computed_anyway
         return self.index.match(request.content, tokens // self.block_size if tokens > 0 else 0)
+
+    def found_blocks(self, request: Request) -> int:
+        """Blocks of a prompt that a look-up would find; looking changes nothing."""
+        if not self.caching:
+            return 0
+        # A router asks every replica: what the engine keeps of a request is not made for that.
+        limit = (request.prompt_tokens - self.computed_anyway) // self.block_size
+        return self.index.match(Content(request.prompt, request.output), limit).blocks
 
     def placed(self, tokens: int) -> int:
         """How far a request has places while it computes the last of so many tokens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -111,16 +111,8 @@ class Ladder:
         }
 
 
-def climb(
-    references: References,
-    capacities: Sequence[int],
-    *,
-    on_rung: Callable[[int, str], None] | None = None,
-) -> list[Ladder]:
+def climb(references: References, capacities: Sequence[int]) -> list[Ladder]:
     """Replay the references under every policy at every capacity, in blocks.
-
-    Args:
-        on_rung: called before each replay with its capacity and policy (for progress).
 
     Raises:
         UsageError: a capacity below 1 block, or too many requests to look ahead over.
@@ -128,11 +120,7 @@ def climb(
     bound = references.bound
     found = []
     for blocks in capacities:
-        hits = {}
-        for policy in POLICIES:
-            if on_rung is not None:
-                on_rung(blocks, policy)
-            hits[policy] = replay(references, blocks, policy)
+        hits = {policy: replay(references, blocks, policy) for policy in POLICIES}
         found.append(
             Ladder(
                 blocks, bound.block_refs, bound.hit_blocks, bound.input_tokens, bound.hit_tokens, hits

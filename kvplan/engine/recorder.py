@@ -6,7 +6,7 @@ Both engines report the same facts here, so that what is compared is what is wri
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import sub
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -64,6 +64,13 @@ class Metric(NamedTuple):
     meaning: str
 
 
+OF_SCHEDULERS = (
+    "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks", "peak_used_blocks",
+    "peak_running", "peak_waiting",
+)  # fmt: skip
+"""What each of several instances counts for itself."""
+
+
 class Totals:
     """Counters of a whole run."""
 
@@ -94,6 +101,11 @@ class Totals:
         self.preemptions = self.evicted_blocks = self.allocated_blocks = 0
         self.peak_used_blocks = self.peak_running = self.peak_waiting = 0
         self.makespan_s = 0.0
+
+    def add_up(self, names: Iterable[str], parts: Sequence[Totals]) -> None:
+        """Take the sums over several instances; of peaks, an upper bound of the peak of the sum."""
+        for name in names:
+            setattr(self, name, sum(getattr(part, name) for part in parts))
 
     def to_dict(self) -> dict[str, int | float]:
         """The ``totals`` object of a result, in the order of its contract."""

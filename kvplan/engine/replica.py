@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.coasting import coast
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
 from kvplan.engine.plan import StepPlan
@@ -26,7 +25,6 @@ from kvplan.traces.request import Request
 if TYPE_CHECKING:
     from kvplan.engine.live import LiveRequest
     from kvplan.engine.patience import Deadlines, Patience
-    from kvplan.engine.replacement.foresight import Foresight
 
 _NEVER = float("inf")
 
@@ -38,25 +36,18 @@ class Replica:
         config: engine options.
         latency: how long a step takes.
         recorder: where everything that happens is written.
-        foresight: the requests to come; only the eviction policy ``belady`` looks at it, and needs it.
     """
 
     hears_every_step = False
     """Whether something happens with every step delivered, not only with outputs that end or are counted."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        latency: LatencyModel,
-        recorder: Recorder,
-        foresight: Foresight | None = None,
-    ) -> None:
+    def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
         self.config = config
         self.latency = latency
         self.recorder = recorder
         self.watchdog = Watchdog(config)
         self.logging = recorder.on_decision is not None
-        self.scheduler = VllmScheduler(config, keep_schedule=self.logging, foresight=foresight)
+        self.scheduler = self.make_scheduler()
         self.clock = 0.0
         self._device_free = 0.0
         self.in_flight: deque[tuple[StepPlan, float]] = deque()
@@ -68,6 +59,10 @@ class Replica:
         self.gives_up_s = _NEVER
         """No client gives up before."""
         self._deadlines: Deadlines[LiveRequest] | None = None
+
+    def make_scheduler(self) -> VllmScheduler:
+        """The scheduler of this instance, which knows its options and where it records by now."""
+        return VllmScheduler(self.config, keep_schedule=self.logging)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
@@ -112,16 +107,12 @@ class Replica:
         return self.scheduler.pool.usable - self.scheduler.free_blocks
 
     def prompt_blocks_of(self, request: Request) -> int:
-        """Blocks the request's prompt fills."""
-        return -(-request.prompt_tokens // self.config.block_size)
+        """Blocks of the scheduler that the request's prompt fills."""
+        return -(-request.prompt_tokens // self.scheduler.block_size)
 
     def cached_blocks_of(self, request: Request) -> int:
         """Blocks of the request's prompt that are in the prefix cache; looking changes nothing."""
-        if not self.scheduler.caching:
-            return 0
-        content = Content(request.prompt, request.output)
-        limit = (request.prompt_tokens - 1) // self.config.block_size
-        return self.scheduler.index.match(content, limit).blocks
+        return self.scheduler.found_blocks(request)
 
     def point(self, now: float) -> SeriesPoint:
         """The state as the series has it."""

@@ -102,8 +102,8 @@ def analyse(kernel: Any, elements_per_tile: int, warps: int) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(kernel.asm["cubin"])
-        usage = _tool("cuobjdump", "-res-usage", str(file))
-        code = _tool("cuobjdump", "-sass", str(file))
+        usage = _cuobjdump("-res-usage", str(file))
+        code = _cuobjdump("-sass", str(file))
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if not found:
         raise EnvironmentLacks(f"cuobjdump printed no resource usage: {usage[:200]!r}")
@@ -151,12 +151,12 @@ def loop_span(lines: list[tuple[int, str]]) -> tuple[int, int]:
     return max(spans, key=rank, default=(1, 0))
 
 
-def _tool(name: str, *arguments: str) -> str:
+def _cuobjdump(*arguments: str) -> str:
     import triton
 
-    place = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    place = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not place.exists():
-        raise EnvironmentLacks(f"this triton carries no {name}", where=str(place))
+        raise EnvironmentLacks("this triton carries no cuobjdump", where=str(place))
     done = subprocess.run([str(place), *arguments], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 

@@ -111,7 +111,7 @@ def _gpus(torch: Any) -> list[dict[str, Any]]:
 def _format(
     fmt: KVFormat, capability: int | None, no_torch: str | None, no_triton: str | None
 ) -> dict[str, Any]:
-    reason = no_triton or support.why_not(fmt, capability)
+    reason = no_triton or support.why_not(capability)
     return {
         "name": fmt.name,
         "summary": fmt.summary,

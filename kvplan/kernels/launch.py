@@ -168,7 +168,7 @@ def write(cache: PagedKVCache, key: Tensor, value: Tensor, slots: Tensor) -> Non
     tokens, heads, dim = key.shape
     if tokens == 0:
         return
-    variant = write_variant(cache.format, head_dim=dim, block_size=cache.block_size, target=Target(None))
+    variant = write_variant(cache.format, head_dim=dim, block_size=cache.block_size)
     raw = cache.key.dtype != torch.uint8
     held = [t.view(torch.int16) if raw else t for t in (key, value, cache.key, cache.value)]
     blocks = -(-tokens // variant.constants["TB"])

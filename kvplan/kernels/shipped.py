@@ -84,7 +84,7 @@ def shipped(capability: int, triton: str = "3.9.0") -> Iterator[Shipped]:
             groups = variants.write_groups_variant(fmt, head_dim=128, block_size=64)
             yield _ship(f"write_groups/{fmt.name}", fmt, groups)
         else:
-            write = variants.write_variant(fmt, head_dim=128, block_size=64, target=target)
+            write = variants.write_variant(fmt, head_dim=128, block_size=64)
             yield _ship(f"write/{fmt.name}", fmt, write, raw=fmt.key.code is Code.FLOAT16)
     yield from _shapes(target)
 

@@ -14,8 +14,8 @@ TESTED = (80, 90, 100)
 """Architectures every shipped variant is compiled for in the tests."""
 
 
-def why_not(fmt: KVFormat, capability: int | None) -> str | None:
-    """Why ``fmt`` cannot run on this architecture; ``None`` when it can.
+def why_not(capability: int | None) -> str | None:
+    """Why no kernel runs on this architecture; ``None`` when all do.
 
     Args:
         capability: compute capability times ten (90 for Hopper); ``None`` for no GPU (the torch reference).
@@ -33,6 +33,6 @@ def require(fmt: KVFormat, capability: int | None) -> None:
     Raises:
         EnvironmentLacks: with the reason.
     """
-    reason = why_not(fmt, capability)
+    reason = why_not(capability)
     if reason:
         raise EnvironmentLacks(f"{fmt.name} {reason}", hint='backend="reference" runs on any device')

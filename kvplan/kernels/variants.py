@@ -18,8 +18,6 @@ DIRECT, PARTIAL, FUSED = 0, 1, 2
 REGISTERS = 65536
 """Registers of a multiprocessor, on every architecture so far; given out in eights to a thread."""
 
-SCALE_KIND = {"float16": 0, "float32": 0, "uint8": 1}
-
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -350,7 +348,7 @@ def reduce_variant(head_dim: int) -> Variant:
     return Variant("reduce", {"D": head_dim, "WIDTH": width}, 4, 1)
 
 
-def write_variant(fmt: KVFormat, *, head_dim: int, block_size: int, target: Target) -> Variant:
+def write_variant(fmt: KVFormat, *, head_dim: int, block_size: int) -> Variant:
     """The cache writer of formats that code tokens alone."""
     constants = {
         "D": head_dim, "BS": block_size, "TB": 32,

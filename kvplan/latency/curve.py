@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvplan.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from kvplan.specs.schema import LinkSpec
 
-MEASUREMENTS = "kvplan.kernel-measurements/1"
-DIRECTIONS = ("to_device", "to_host")
 ISSUE_S = 2e-6
 """Issuing one asynchronous copy from the CPU (assumed: a driver call takes 1 to 4 us)."""
 
@@ -66,11 +64,6 @@ class SpecLink:
                 f"link {self.name!r} needs a latency >= 0 s and a bandwidth > 0 bytes/s, not "
                 f"{self.latency_s!r} and {self.bandwidth_bytes_per_s!r}"
             )
-
-    @property
-    def knee_bytes(self) -> float:
-        """The size at which half of the bandwidth is reached."""
-        return self.latency_s * self.bandwidth_bytes_per_s
 
     def seconds(self, size: int) -> float:
         """See ``Link``."""
@@ -142,49 +135,6 @@ class MeasuredLink:
 def spec_link(spec: LinkSpec) -> SpecLink:
     """The link of a bundled or user's spec (``kvplan.specs.catalog.load_link``)."""
     return SpecLink(spec.name, spec.latency_s, spec.bandwidth_bytes_per_s)
-
-
-def measured_host_links(document: Mapping[str, Any], *, where: str) -> dict[tuple[str, bool], MeasuredLink]:
-    """Host-device copies of a measurement file: ``(direction, pinned)`` to its curve.
-
-    Args:
-        document: what ``kvplan.kernels.benchmark`` wrote.
-        where: what to call it in errors.
-
-    Raises:
-        DataError: it is no such file, was a dry run, or a row is unusable; no host copies were timed.
-    """
-    if document.get("schema") != MEASUREMENTS:
-        raise DataError(
-            f"not a measurement file: schema {document.get('schema')!r}, expected {MEASUREMENTS!r}",
-            where=where,
-        )
-    environment = document.get("environment")
-    if isinstance(environment, Mapping) and environment.get("dry_run"):
-        raise DataError("the durations of a dry run are made up", where=where, hint="measure on a GPU")
-    found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
-    rows = document.get("ceilings")
-    for index, row in enumerate(rows if isinstance(rows, list) else []):
-        if not isinstance(row, Mapping) or not str(row.get("key", "")).startswith("host/"):
-            continue
-        place = f"{where}: ceilings[{index}]"
-        direction, pinned = row.get("direction"), row.get("pinned")
-        size, seconds = row.get("bytes"), row.get("median_s")
-        if direction not in DIRECTIONS or not isinstance(pinned, bool):
-            raise DataError(f"direction {direction!r} and pinned {pinned!r} say no host copy", where=place)
-        if not isinstance(size, int) or not isinstance(seconds, float):
-            raise DataError(
-                f"bytes {size!r} and median_s {seconds!r} are no whole bytes and seconds", where=place
-            )
-        found.setdefault((str(direction), pinned), []).append((size, seconds))
-    if not found:
-        raise DataError("no host-device copy was timed", where=where, hint="run the benchmark to its end")
-    return {
-        (direction, pinned): MeasuredLink(
-            f"{where}: host copies {direction}, {'pinned' if pinned else 'pageable'}", points
-        )
-        for (direction, pinned), points in sorted(found.items())
-    }
 
 
 def checked_size(size: int) -> bool:

@@ -99,11 +99,6 @@ class Datasheet:
         self._tiled: dict[tuple[int, int, int, str], float] = {}
 
     @property
-    def gemm_floor_s(self) -> float:
-        """Of the shortest 16-bit multiplication."""
-        return self.efficiency.gemm.floor_cycles * self._cycle_s
-
-    @property
     def decode_floor_s(self) -> float:
         """Of the shortest decode attention."""
         return self.efficiency.decode.floor_cycles * self._cycle_s
@@ -236,12 +231,13 @@ class Datasheet:
         """
         own = self.efficiency.gemm
         token_s = 2.0 * outputs * inputs / (self._peak16 * own.compute) + self.streamed(4.0 * outputs)
+        floor_s = own.floor_cycles * self._cycle_s
 
         def seconds(new: float, keys: float, span: float, chunks: float = 1.0) -> float:
             full = expanded(new, keys, span, chunks)
             if span <= new:
                 return full
-            full += self.gemm_floor_s + chunks * (span - new) * token_s
+            full += floor_s + chunks * (span - new) * token_s
             return min(full, absorbed(new, keys, span, chunks))
 
         return seconds

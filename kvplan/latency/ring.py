@@ -102,15 +102,6 @@ def ring_of(work: StepWork, exchange: Exchange | None) -> Ring | None:
     return None if work.context_ranks == 1 or exchange is None else Ring(work, exchange)
 
 
-def chunk_in_flight_bytes(work: StepWork, context: int) -> int:
-    """KV of other ranks that a rank holds while it travels: one share of one layer, of ``context`` tokens."""
-    if work.context_ranks == 1:
-        return 0
-    tokens = -(-context // work.context_ranks)
-    largest = (item.kv_bytes_per_token * item.shards for item in work.attentions if item.shards > 1)
-    return round(tokens * max(largest, default=0.0))
-
-
 def _query_bytes(item: Attention, work: StepWork) -> float:
     """One token's queries (or outputs) of one layer, with their log-sum-exp."""
     return float(item.q_heads * (item.head_dim * work.activation_bytes + LSE_BYTES))

@@ -3,7 +3,7 @@
 ::
 
     t(n, k) = max(t(n), latency + (k - 1) * issue)      n bytes in k operations over one curve
-    quantized: (n + wire) / rate * ends + t(wire, k)    converted at memory speed, fewer bytes on the way
+    quantized: (n + wire) / rate + t(wire, k)    converted at memory speed, fewer bytes on the way
 
 Operations are issued one by one while earlier ones move, so their number matters only where they are too
 small to hide the issuing. Nothing here overlaps with computing: that is for the caller to decide.
@@ -50,8 +50,6 @@ USABLE_PCIE = 55.0 / 63.015
 """Share of a PCIe link's raw rate that pinned copies reach: 55 of 63 GB/s measured on Gen5 x16."""
 PCIE_LATENCY_S = 1e-5
 """Seconds of the smallest copy over PCIe (assumed, as in the bundled link specs)."""
-PAGEABLE_SHARE = 0.35
-"""Rate of pageable copies relative to pinned ones (assumed: they are staged through a pinned buffer)."""
 
 MEASURED_BAND: Band = (-0.10, 0.15)
 """Copies of a profile: the same machine on another day (assumed)."""
@@ -59,7 +57,6 @@ GRADE_BANDS: dict[str, Band] = {
     "measured": (-0.15, 0.25), "datasheet": (-0.05, 0.50), "estimated": (-0.25, 0.40),
 }  # fmt: skip
 """By what a link's figures are (assumed): a datasheet's rate is never exceeded and seldom reached."""
-PAGEABLE_BAND: Band = (-0.50, 1.00)
 _Z90 = 1.645
 
 
@@ -126,6 +123,17 @@ class Channel:
             self.curve, size, pieces=operations, lanes=self.lanes, issue_s=self.issue_s
         )
 
+    def given(self, latency_s: float | None, bandwidth_bytes_per_s: float | None) -> Channel:
+        """The channel with figures of the scenario's own for a lane; None leaves its own."""
+        if latency_s is None and bandwidth_bytes_per_s is None:
+            return self
+        curve = SpecLink(
+            self.name,
+            self.curve.latency_s if latency_s is None else latency_s,
+            self.curve.bandwidth_bytes_per_s if bandwidth_bytes_per_s is None else bandwidth_bytes_per_s,
+        )
+        return replace(self, curve=curve, source=f"{self.source}, with the scenario's own figures")
+
     def perturbed(self, normal: float) -> Channel:
         """The channel a standard normal number of deviations slower: for members of an ensemble."""
         reach = math.log1p(self.band[1]) if normal >= 0 else -math.log1p(self.band[0])
@@ -157,19 +165,16 @@ class Quantized:
         channel: what carries them.
         ratio: bytes on the wire per byte stored.
         rate: bytes/s, read and written together, at which they are converted.
-        ends: 1 where one GPU converts (host, disk), 2 where sender and receiver both do.
     """
 
     channel: Channel
     ratio: float
     rate: float
-    ends: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < math.inf or not 0 < self.rate < math.inf or self.ends not in (1, 2):
+        if not 0 < self.ratio < math.inf or not 0 < self.rate < math.inf:
             raise UsageError(
-                f"a quantized transfer needs a ratio and a rate > 0 and 1 or 2 ends, not {self.ratio!r}, "
-                f"{self.rate!r} and {self.ends!r}"
+                f"a quantized transfer needs a ratio and a rate > 0, not {self.ratio!r} and {self.rate!r}"
             )
 
     @property
@@ -187,10 +192,10 @@ class Quantized:
         return math.ceil(size * self.ratio)
 
     def convert_seconds(self, size: int) -> float:
-        """Reading and writing once at each end."""
+        """Reading and writing once."""
         if not checked_size(size):
             return 0.0
-        return self.ends * (CONVERT_LAUNCH_S + (size + self.wire_bytes(size)) / self.rate)
+        return CONVERT_LAUNCH_S + (size + self.wire_bytes(size)) / self.rate
 
     def seconds(self, size: int, operations: int = 1) -> float:
         """See ``Transfer``; ``size`` counts bytes as stored. Converting does not overlap with moving."""
@@ -227,22 +232,20 @@ def host_to_device(
     *,
     link: LinkSpec | str | None = None,
     profile: ProfileFile | str | None = None,
-    pinned: bool = True,
     lanes: int = 1,
 ) -> Channel:
-    """Copies from host memory to a GPU: timed ones of the profile, else the link, else the GPU's PCIe.
+    """Copies from pinned host memory to a GPU: timed ones of the profile, else the link, else the GPU's PCIe.
 
     Args:
         link: how the GPU reaches its host where it is not the PCIe of its spec (``nvlink-c2c``).
         profile: of this GPU; one without timed host copies is passed over, and ``source`` says so.
-        pinned: page-locked host memory, as engines use for offloading.
         lanes: GPUs of a replica that copy at a time, each over its own link.
 
     Raises:
         SpecError: the profile is of another GPU; neither profile, link nor GPU spec says a rate.
         UnknownName: no such link or profile.
     """
-    return _host("to_device", gpu, link, profile, pinned, lanes)
+    return _host("to_device", gpu, link, profile, lanes)
 
 
 def device_to_host(
@@ -250,11 +253,10 @@ def device_to_host(
     *,
     link: LinkSpec | str | None = None,
     profile: ProfileFile | str | None = None,
-    pinned: bool = True,
     lanes: int = 1,
 ) -> Channel:
     """Copies from a GPU to host memory; arguments and errors as ``host_to_device``."""
-    return _host("to_host", gpu, link, profile, pinned, lanes)
+    return _host("to_host", gpu, link, profile, lanes)
 
 
 def disk(link: LinkSpec | str = "nvme-gen4", *, lanes: int = 1) -> Channel:
@@ -269,29 +271,15 @@ def network(link: LinkSpec | str, *, lanes: int = 1) -> Channel:
     return Channel(spec.name, spec_link(spec), _spec_source(spec), _spec_band(spec), NETWORK_ISSUE_S, lanes)
 
 
-def quantized(
-    channel: Channel,
-    gpu: GpuSpec,
-    *,
-    ratio: float,
-    ends: int = 1,
-    profile: ProfileFile | str | None = None,
-) -> Quantized:
+def quantized(channel: Channel, gpu: GpuSpec, *, ratio: float) -> Quantized:
     """The channel with bytes converted on ``gpu`` before (or after) they travel.
 
     Args:
         ratio: bytes on the wire per byte stored; ``kvplan.latency.kv_transfer.wire_ratio`` gives that of two
             cache formats.
-        ends: 1 for a tier of one GPU, 2 between two.
-        profile: whose measured copy rate converts instead of a share of the datasheet's bandwidth.
     """
     rate = gpu.bandwidth_bytes_per_s * CONVERT_EFFICIENCY
-    found = _profile(profile, gpu)
-    if found is not None and found.measured is not None:
-        # A copy moves its bytes twice, once read and once written; so does converting.
-        copied = found.measured.ceilings.copy_bytes_per_s
-        rate = copied * CONVERT_EFFICIENCY if copied is not None else rate
-    return Quantized(channel, ratio, rate * channel.lanes, ends)
+    return Quantized(channel, ratio, rate * channel.lanes)
 
 
 def _host(
@@ -299,22 +287,20 @@ def _host(
     gpu: GpuSpec,
     link: LinkSpec | str | None,
     profile: ProfileFile | str | None,
-    pinned: bool,
     lanes: int,
 ) -> Channel:
     name = {"to_device": "host to device", "to_host": "device to host"}[direction]
-    kind = "pinned" if pinned else "pageable"
     found = _profile(profile, gpu)
     passed = ""
     if found is not None:
         copies = [] if found.measured is None else found.measured.ceilings.host
-        timed = next((copy for copy in copies if (copy.direction, copy.pinned) == (direction, pinned)), None)
+        timed = next((copy for copy in copies if copy.pinned and copy.direction == direction), None)
         if timed is not None:
-            source = f"{kind} copies timed for the profile {found.name}"
+            source = f"pinned copies timed for the profile {found.name}"
             return Channel(
                 name, _timed(timed, f"{found.name}: {name}"), source, MEASURED_BAND, ISSUE_S, lanes
             )
-        passed = f"; the profile {found.name} has no timed {kind} copies {direction}"
+        passed = f"; the profile {found.name} has no timed pinned copies {direction}"
     if link is not None:
         spec = _link(link)
         curve, source, band = spec_link(spec), _spec_source(spec), _spec_band(spec)
@@ -328,11 +314,6 @@ def _host(
             )
         curve = SpecLink(f"{gpu.name} PCIe", PCIE_LATENCY_S, raw * USABLE_PCIE)
         source, band = f"the PCIe of {gpu.name} at {USABLE_PCIE:.0%} of its raw rate", GRADE_BANDS["measured"]
-    if not pinned:
-        curve = SpecLink(
-            f"{curve.name}, pageable", curve.latency_s, curve.bandwidth_bytes_per_s * PAGEABLE_SHARE
-        )
-        source, band = f"{source}, pageable at {PAGEABLE_SHARE:.0%} of that (assumed)", PAGEABLE_BAND
     return Channel(name, curve, source + passed, band, ISSUE_S, lanes)
 
 

@@ -9,15 +9,13 @@ from typing import Any, TypeAlias
 from kvplan.reporting import tables
 from kvplan.reporting.comparison import SCHEMA, Comparison
 from kvplan.reporting.comparison_text import (
-    COLUMNS,
     answers,
     asked_first,
+    comparison_csv,
     comparison_tables,
-    csv_rows,
     judged_text,
     row_of,
 )
-from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figure import Axis, Figure, Line
 from kvplan.reporting.figures import CLOCKS, figures
 from kvplan.reporting.html import page
@@ -42,7 +40,7 @@ def render_comparison(found: Comparison, a: Named, b: Named) -> str:
     embedded = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return page(
         "comparison.html.j2", overlays(a[1], b[1]), _content(found, a, b),
-        embedded=embedded, csv=table_csv(COLUMNS, csv_rows(found)),
+        embedded=embedded, csv=comparison_csv(found),
     )  # fmt: skip
 
 

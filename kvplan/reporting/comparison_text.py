@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kvplan.reporting.comparison import Change, Comparison, LatencyChange
-from kvplan.reporting.csv import inert
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.markdown import escape
 from kvplan.reporting.schema.outcome import Metric
 from kvplan.reporting.strategies import figure
@@ -94,8 +94,12 @@ def groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
     ]  # fmt: skip
 
 
-def csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
-    """Rows of ``COLUMNS``: raw numbers in base units."""
+def comparison_csv(found: Comparison) -> str:
+    """One row a difference, raw numbers in base units."""
+    return table_csv(COLUMNS, _rows(found))
+
+
+def _rows(found: Comparison) -> Iterator[tuple[object, ...]]:
     for group, changes in groups(found):
         for change in changes:
             yield group.lower(), *_raw(change), ""
@@ -105,10 +109,7 @@ def csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
 
 def _raw(change: Change) -> tuple[object, ...]:
     cells = (change.name, change.a, change.b, change.unit, change.ratio)
-    return tuple(
-        "" if cell is None else cell if isinstance(cell, (int, float)) else inert(setting_text(cell))
-        for cell in cells
-    )
+    return tuple(plain(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
 def comparison_tables(found: Comparison) -> list[Table]:

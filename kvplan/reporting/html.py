@@ -20,11 +20,11 @@ from kvplan.reporting.absence import absent
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.cost import money
-from kvplan.reporting.csv import result_csv
 from kvplan.reporting.figure import Figure
 from kvplan.reporting.figures import figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.result import Result, result_json
+from kvplan.reporting.result_csv import result_csv
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.step_time import step_time_table
 from kvplan.reporting.strategies import member, replica_tables, strategies_tables

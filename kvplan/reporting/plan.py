@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from kvplan.reporting.command import command
 from kvplan.reporting.cost import amount_text, money
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import few_slowest, more_text, objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.sweep import csv_cell, failure_text, unserved_text, warnings_of
+from kvplan.reporting.sweep import failure_text, unserved_text, warnings_of
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
@@ -297,8 +298,12 @@ def plan_markdown(plan: Plan) -> str:
     return "\n\n".join([part for part in [*parts, "\n".join(notes), *asked] if part]) + "\n"
 
 
-def plan_columns(plan: Plan) -> list[str]:
-    """Names of the columns of :func:`plan_rows`."""
+def plan_csv(plan: Plan) -> str:
+    """One row a candidate, raw numbers in base units."""
+    return table_csv(_columns(plan), _rows(plan))
+
+
+def _columns(plan: Plan) -> list[str]:
     keys = [axis.key for axis in plan.axes]
     sizes = [
         name
@@ -308,12 +313,11 @@ def plan_columns(plan: Plan) -> list[str]:
     return ["candidate", *keys, "status", *sizes, "gpus", "best", *FIGURES, "error"]
 
 
-def plan_rows(plan: Plan) -> list[list[object]]:
-    """One row a candidate, raw numbers in base units, empty cells for what there is not."""
+def _rows(plan: Plan) -> list[list[object]]:
     fields, rows = sought(plan), list[list[object]]()
     for item in plan.candidates:
         figures = {} if item.figures is None else item.figures.model_dump()
-        values = [setting_text(value) for value in item.values.values()]
+        values = [plain(value) if isinstance(value, str) else value for value in item.values.values()]
         numbers = [figures.get(name) for name in FIGURES]
         error = None if item.error is None else plain(item.error.message)
         best = item.candidate == plan.best
@@ -321,4 +325,4 @@ def plan_rows(plan: Plan) -> list[list[object]]:
         many: dict[str, int] = {pool.field: size for pool, size in item.sized}
         sizes = [cell for field in fields for cell in (each.get(field), many.get(field))]
         rows.append([item.candidate, *values, item.status, *sizes, item.gpus, best, *numbers, error])
-    return [[csv_cell(cell) for cell in row] for row in rows]
+    return rows

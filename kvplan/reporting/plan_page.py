@@ -7,7 +7,6 @@ from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.cost import money
-from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Mark, Rule, Unit
 from kvplan.reporting.plan import (
     commands,
@@ -15,9 +14,8 @@ from kvplan.reporting.plan import (
     instances_texts,
     judged_latencies,
     latency_of,
-    plan_columns,
+    plan_csv,
     plan_remarks,
-    plan_rows,
     plan_table,
     plan_verdict,
     sought,
@@ -41,11 +39,6 @@ def render_plan(plan: Plan) -> str:
         figure.key: figure for key in judged_latencies(plan) if (figure := _chart(plan, key)) is not None
     }
     return page("listing.html.j2", charts, _content(plan), embedded=embedded, csv=plan_csv(plan))
-
-
-def plan_csv(plan: Plan) -> str:
-    """One row a candidate, raw numbers in base units."""
-    return table_csv(plan_columns(plan), plan_rows(plan))
 
 
 def _content(plan: Plan) -> dict[str, Any]:

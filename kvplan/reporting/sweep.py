@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import highest_remarks, of_answer
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import (
@@ -157,29 +158,18 @@ def unserved_text(figures: Mapping[str, Any]) -> str:
     return f"not all served: {sentence_list(lost)}" if lost else ""
 
 
-def csv_columns(document: Mapping[str, Any]) -> list[str]:
-    """Names of the columns of :func:`csv_rows`."""
-    return ["point", *(axis["key"] for axis in document["axes"]), "status", *FIGURES, "error"]
+def sweep_csv(document: Mapping[str, Any]) -> str:
+    """One row a point, raw numbers in base units."""
+    columns = ["point", *(axis["key"] for axis in document["axes"]), "status", *FIGURES, "error"]
+    return table_csv(columns, _rows(document))
 
 
-def csv_rows(document: Mapping[str, Any]) -> list[list[object]]:
-    """One row a point, raw numbers in base units, empty cells for what there is not."""
+def _rows(document: Mapping[str, Any]) -> list[list[object]]:
     rows: list[list[object]] = []
     for point in document["points"]:
         figures = point["figures"] or {}
-        values = [setting_text(value) for value in point["values"].values()]
+        values = [plain(value) if isinstance(value, str) else value for value in point["values"].values()]
         numbers = [figures.get(name) for name in FIGURES]
         error = plain(point["error"]["message"]) if point["error"] else None
         rows.append([point["point"], *values, point["status"], *numbers, error])
-    return [[csv_cell(cell) for cell in row] for row in rows]
-
-
-def csv_cell(cell: object) -> object:
-    """A cell as a spreadsheet reads it back, and does not compute."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@"):
-        return f"'{cell}"
-    return cell
+    return rows

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kvplan.reporting import tables
-from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import answer_figures, range_note
 from kvplan.reporting.schema.sweep import Sweep
-from kvplan.reporting.sweep import COST_KEY, MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.sweep import COST_KEY, MISSED, point_table, remarks, sweep_csv
 from kvplan.reporting.sweep_figures import (
     Show,
     done_points,
@@ -37,14 +36,10 @@ def render_sweep(sweep: Sweep) -> str:
     """
     from kvplan.reporting.html import page
 
-    embedded = json.dumps(sweep.document(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    document = sweep.document()
+    embedded = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     charts = {figure.key: figure for figure in sweep_figures(sweep)}
-    return page("listing.html.j2", charts, _content(sweep), embedded=embedded, csv=sweep_csv(sweep))
-
-
-def sweep_csv(sweep: Sweep) -> str:
-    """One row a point, raw numbers in base units."""
-    return table_csv(csv_columns(sweep.document()), csv_rows(sweep.document()))
+    return page("listing.html.j2", charts, _content(sweep), embedded=embedded, csv=sweep_csv(document))
 
 
 def _content(sweep: Sweep) -> dict[str, Any]:

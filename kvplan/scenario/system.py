@@ -192,20 +192,25 @@ def _elsewhere(scenario: Scenario) -> bool:
     return scenario.speculative is not None or scenario.disaggregation is not None
 
 
+def _is_given(scenario: Scenario, key: str) -> bool:
+    part, _, name = key.rpartition(".")
+    return name in (getattr(scenario, part) if part else scenario).model_fields_set
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
-STRATEGIES: tuple[Strategies, ...] = (
-    _prefix_reuse,
-    _holding,
-    _tiers,
-    _sampling,
-    _speculation,
-    _disaggregation,
-    _data_parallel_attention,
-    _recurrent_states,
-    _sliding_windows,
+STRATEGIES: tuple[tuple[Strategies, tuple[str, ...]], ...] = (
+    (_prefix_reuse, ("cache.pinned", "cache.reuse_granularity")),
+    (_holding, ("cache.retention", "cache.allocation")),
+    (_tiers, ("tiers", "cache.host_memory", "engine.preemption")),
+    (_sampling, ("sampling",)),
+    (_speculation, ("speculative",)),
+    (_disaggregation, ("disaggregation",)),
+    (_data_parallel_attention, ("parallel.dp_attention",)),
+    (_recurrent_states, ("model",)),
+    (_sliding_windows, ("model",)),
 )
-"""Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
+"""Each looks for its own part of a scenario, by the keys behind it; None where it is not asked for."""
 
 
 def system_of(scenario: Scenario, deployment: Deployment) -> System:
@@ -215,11 +220,13 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
         UsageError: strategies that are not simulated together, or clients that give up where somebody holds
             on to them.
     """
-    asked = [found for look in STRATEGIES if (found := look(scenario, deployment)) is not None]
+    looks = [(look(scenario, deployment), keys) for look, keys in STRATEGIES]
+    asked = [found for found, _ in looks if found is not None]
     if len(asked) > 1:
         from kvplan.scenario.together import together
 
-        asked = [together(asked)]
+        keys = [key for found, keys in looks if found is not None for key in keys]
+        asked = [together(asked, where=", ".join(key for key in keys if _is_given(scenario, key)))]
     strategies = [item.strategy if isinstance(item, Chosen) else item for item in asked]
     gives_up = scenario.workload.gives_up
     if gives_up and getattr(deployment.config, "eviction", None) == "belady":

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 from kvplan.errors import KvplanError, UsageError
-from kvplan.latency.curve import SpecLink
 from kvplan.latency.kv_transfer import wire_ratio
 from kvplan.latency.transfer import (
     Channel,
@@ -53,7 +52,7 @@ def host_links(scenario: Scenario, part: HostTierPart, deployment: Deployment, b
                 where=f"{SECTION}.host.link",
                 hint="name 'gpu', or say for example link: pcie5-x16",
             )
-        both = _own_figures(_named(part.link or "pcie5-x16", gpus, "host"), part)
+        both = _named(part.link or "pcie5-x16", gpus, "host").given(part.latency, part.bandwidth)
         down, up = replace(both, name="device to host"), replace(both, name="host to device")
     else:
         profile = None
@@ -61,8 +60,10 @@ def host_links(scenario: Scenario, part: HostTierPart, deployment: Deployment, b
             profile = scenario.latency.parameters().get("name")
         if part.link is not None:
             _named(part.link, gpus, "host")
-        down = _own_figures(device_to_host(gpu, link=part.link, profile=profile, lanes=gpus), part)
-        up = _own_figures(host_to_device(gpu, link=part.link, profile=profile, lanes=gpus), part)
+        down, up = (
+            way(gpu, link=part.link, profile=profile, lanes=gpus).given(part.latency, part.bandwidth)
+            for way in (device_to_host, host_to_device)
+        )
     put, get, stored = down, up, block_bytes
     if part.dtype is not None:
         ratio = _ratio(part.dtype, deployment)
@@ -86,20 +87,7 @@ def disk_link(part: DiskTierPart) -> Channel:
     Raises:
         UnknownName: no such link.
     """
-    return _own_figures(_named(part.link, part.lanes, "disk"), part)
-
-
-def _own_figures(channel: Channel, part: HostTierPart | DiskTierPart) -> Channel:
-    """The channel with the scenario's own bandwidth and latency."""
-    if part.bandwidth is None and part.latency is None:
-        return channel
-    curve = channel.curve
-    given = SpecLink(
-        channel.name,
-        curve.latency_s if part.latency is None else part.latency,
-        curve.bandwidth_bytes_per_s if part.bandwidth is None else part.bandwidth,
-    )
-    return replace(channel, curve=given, source=f"{channel.source}, with the scenario's own figures")
+    return _named(part.link, part.lanes, "disk").given(part.latency, part.bandwidth)
 
 
 def _ratio(dtype: str, deployment: Deployment) -> float:

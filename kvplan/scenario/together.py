@@ -42,8 +42,11 @@ class Poolable(Strategy, Protocol):
         ...
 
 
-def together(asked: Sequence[Strategy | Chosen]) -> Chosen:
+def together(asked: Sequence[Strategy | Chosen], *, where: str) -> Chosen:
     """The one strategy that several parts of a scenario ask for.
+
+    Args:
+        where: the keys that ask, for errors.
 
     Raises:
         UsageError: they are not simulated together.
@@ -59,7 +62,9 @@ def together(asked: Sequence[Strategy | Chosen]) -> Chosen:
         else:
             names = " and ".join(item.strategy.name for item in chosen)
             raise UsageError(
-                f"{names} are not simulated together", hint="simulate them one after the other, and compare"
+                f"{names} are not simulated together",
+                where=where,
+                hint="simulate them one after the other, and compare",
             )
     return left[0]
 

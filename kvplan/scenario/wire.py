@@ -11,7 +11,6 @@ from kvplan.engine.sglang_states.strategy import RecurrentStates
 from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.errors import KvplanError, UnknownName, UsageError
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.curve import SpecLink
 from kvplan.latency.transfer import (
     Channel,
     Quantized,
@@ -195,15 +194,7 @@ def _link(part: DisaggregationPart, lanes: int) -> Channel:
     except UnknownName as exc:
         exc.where = f"{SECTION}.link"
         raise
-    if part.bandwidth is None and part.latency is None:
-        return channel
-    curve = channel.curve
-    given = SpecLink(
-        channel.name,
-        curve.latency_s if part.latency is None else part.latency,
-        curve.bandwidth_bytes_per_s if part.bandwidth is None else part.bandwidth,
-    )
-    return replace(channel, curve=given, source=f"{channel.source}, with the scenario's own figures")
+    return channel.given(part.latency, part.bandwidth)
 
 
 def _ratio(deployment: Deployment, part: DisaggregationPart) -> tuple[float, str | None]:

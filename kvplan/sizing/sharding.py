@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from kvplan.errors import UsageError
 from kvplan.sizing.parallel import Parallel
@@ -117,8 +116,3 @@ def explain(store: Store, parallel: Parallel) -> str:
     if heads % tp == 0:
         return f"{heads} KV heads split {tp} ways: {heads // tp} per GPU"
     return f"tp {tp} exceeds {heads} KV heads: each head is kept by {tp // heads} GPUs"
-
-
-def whole_replica(parallel: Parallel) -> Parallel:
-    """The same layout without any division, for comparison."""
-    return replace(parallel, tp=1, pp=1, cp=1)

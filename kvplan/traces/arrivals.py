@@ -18,6 +18,8 @@ from kvplan.traces.streams import stream
 
 KINDS = ("poisson", "gamma", "weibull", "constant")
 
+LEAST_RATE = 1e-9
+"""Fewest arrivals a second: one in 32 years."""
 MIN_SHAPE = 0.01
 """CV 10 for gamma; the burstiest clients published have a CV of 12."""
 
@@ -33,7 +35,7 @@ class ArrivalProcess:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnknownName("arrival process", self.kind, KINDS)
-        if not 1e-9 <= self.rate <= 1e9:
+        if not LEAST_RATE <= self.rate <= 1e9:
             raise UsageError(f"the rate must be between 1e-9 and 1e9 per second, not {self.rate!r}")
         if not MIN_SHAPE <= self.shape <= 1e6:
             raise UsageError(

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import count, islice, repeat
 
 from kvplan.errors import UsageError
-from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.arrivals import LEAST_RATE, ArrivalProcess
 from kvplan.traces.lengths import Lengths, parse_lengths
 from kvplan.traces.prefixes import TextPool
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, TokenRuns, default_output
@@ -173,6 +173,12 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
     live: list[tuple[float, int, _Conversation]] = []
     if turns is not None:
         mean_turns = turns.mean_turns()
+        if process.rate / mean_turns < LEAST_RATE:
+            raise UsageError(
+                f"{process.rate:g} requests a second are fewer than {chosen.name} can be drawn at: "
+                f"{LEAST_RATE * mean_turns:.3g}, as conversations have {mean_turns:.3g} requests",
+                hint="give a higher rate; rag and fixed have no conversations",
+            )
         process = replace(process, rate=process.rate / mean_turns)
         gap_s = chosen.answer.mean() / turns.tokens_per_s + turns.think_ms.mean() / 1000
         back_s = _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s

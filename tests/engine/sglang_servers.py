@@ -89,7 +89,7 @@ def told(case: Case, *, log: bool = False) -> tuple[object, ...]:
         rows, recorder, _ = play(*case, log=log)
     except EngineStuck as exc:
         return (exc.message,)
-    return sorted(rows), recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
+    return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
 def generous(config: SglangConfig, requests: list[Request]) -> SglangConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cache_lifecycle import Admitted, CacheReplay, Finished, Refused
 
 from kvplan.engine.content import Content
 from kvplan.engine.reference.radix import TokenTree
@@ -11,7 +12,6 @@ from kvplan.engine.sglang.eviction import (
     eviction_policy,
     least_recently_used,
 )
-from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished, Refused
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang.radix_tree import Holding, checkpoint, release
 from kvplan.errors import UnknownName

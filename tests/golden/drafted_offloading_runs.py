@@ -45,7 +45,7 @@ def check(
     assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
     totals, cache = replica.recorder.totals, replica.cache
     assert run["totals"] == [
-        totals.steps, replica.remote.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
+        totals.steps, replica.scheduler.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
         replica.flushes,
     ]  # fmt: skip
     assert run["host"] == [cache.idle, cache.stored, cache.evicted]

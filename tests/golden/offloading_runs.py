@@ -93,7 +93,7 @@ def check(number: int, run: dict[str, Any], make: Make, contents: Contents) -> N
         assert aborted == run["aborted"], (number, config)
         assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"], (number, config)
         assert run["totals"] == [
-            totals.steps, replica.remote.loads, totals.evicted_blocks, totals.queried_tokens,
+            totals.steps, replica.scheduler.loads, totals.evicted_blocks, totals.queried_tokens,
             totals.hit_tokens, replica.flushes,
         ], (number, config)  # fmt: skip
         left = json.dumps(contents(replica, asked)).encode()

@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 import pytest
+from cache_lifecycle import Admitted, CacheReplay, Finished
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -23,7 +24,6 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.eviction import eviction_policy
-from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.latency.linear import LinearLatency
 

@@ -11,13 +11,13 @@ import json
 from typing import Any
 
 import pytest
+from drafted_loads import DraftRemoteReplica
 from drafted_runs import play, recorded
 from elsewhere import Elsewhere
 from recorded_runs import digest, recordings
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.speculation.loading import DraftRemoteReplica
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.latency.linear import LinearLatency
 
@@ -52,7 +52,7 @@ def test_loads(number: int, log: bool) -> None:
     assert _sha(table) == run["rows"]
     totals = made[0].recorder.totals
     assert run["totals"] == [
-        totals.steps, made[0].remote.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
+        totals.steps, made[0].scheduler.loads, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
     ]  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_loads(runs: list[dict[str, Any]]) -> None:
             assert aborted == run["aborted"], (number, config)
             assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"], (number, config)
             assert run["totals"] == [
-                totals.steps, replica.remote.loads, totals.evicted_blocks, totals.queried_tokens,
+                totals.steps, replica.scheduler.loads, totals.evicted_blocks, totals.queried_tokens,
                 totals.hit_tokens,
             ], (number, config)  # fmt: skip
             if log:

@@ -62,7 +62,7 @@ def test_ranks_that_offload(number: int, log: bool) -> None:
     ranks, totals = made[0].offloaders, made[0].recorder.totals
     assert [
         totals.steps, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens,
-        sum(rank.remote.loads for rank in ranks), sum(rank.flushes for rank in ranks),
+        sum(rank.scheduler.loads for rank in ranks), sum(rank.flushes for rank in ranks),
     ] == run["totals"]  # fmt: skip
     hosts = [cast(HostCache, rank.cache) for rank in ranks]
     assert [[cache.idle, cache.pending] for cache in hosts] == run["hosts"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache_lifecycle import Admitted, CacheReplay, Finished, Refused
 
 from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.sglang.eviction import eviction_policy
-from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished, Refused
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request

@@ -9,7 +9,6 @@ from kvplan.latency.curve import (
     ISSUE_S,
     MeasuredLink,
     SpecLink,
-    measured_host_links,
     spec_link,
     transfer_seconds,
 )
@@ -52,7 +51,7 @@ def test_twice_the_bandwidth_halves_large_transfers_and_leaves_the_latency(laten
 
 def test_half_of_the_bandwidth_is_reached_at_the_knee():
     link = SpecLink("pcie", 10e-6, 55e9)
-    size = round(link.knee_bytes)
+    size = round(link.latency_s * link.bandwidth_bytes_per_s)
     assert size / link.seconds(size) == pytest.approx(55e9 / 2, rel=1e-4)
     assert size / 10 / link.seconds(size // 10) < 55e9 / 10
 
@@ -119,47 +118,3 @@ def test_no_such_transfer(size, options):
 def test_no_such_link(latency, rate):
     with pytest.raises(UsageError):
         SpecLink("bad", latency, rate)
-
-
-def measured(**changes):
-    rows = [
-        {
-            "key": f"host/{d}/{p}/{n}MiB",
-            "bytes": n << 20,
-            "direction": d,
-            "pinned": p,
-            "median_s": n * (2 - p) / 5e4,
-        }
-        for d in ("to_device", "to_host")
-        for p in (True, False)
-        for n in (1, 16, 256)
-    ]
-    rows.append({"key": "copy", "bytes": 8, "median_s": 1e-6})
-    return {
-        "schema": "kvplan.kernel-measurements/1",
-        "environment": {"dry_run": False},
-        "ceilings": rows,
-    } | changes
-
-
-def test_host_copies_of_a_measurement_file():
-    links = measured_host_links(measured(), where="m.json")
-    assert set(links) == {(d, p) for d in ("to_device", "to_host") for p in (True, False)}
-    pinned, pageable = links["to_device", True], links["to_device", False]
-    assert pageable.seconds(64 * MIB) == pytest.approx(2 * pinned.seconds(64 * MIB))
-    assert "pageable" in pageable.name
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"schema": "else"}, "not a measurement file"),
-        (measured(environment={"dry_run": True}), "made up"),
-        (measured(ceilings=[]), "no host-device copy"),
-        (measured(ceilings=[{"key": "host/x", "direction": "up", "pinned": True}]), "say no host copy"),
-        (measured(ceilings=[{"key": "host/x", "direction": "to_host", "pinned": True, "bytes": 1}]), "no whole bytes"),
-    ],
-)  # fmt: skip
-def test_an_unusable_measurement_file_is_refused(document, message):
-    with pytest.raises(DataError, match=message):
-        measured_host_links(document, where="m.json")

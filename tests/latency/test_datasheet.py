@@ -46,7 +46,7 @@ def decode(one, batch, context=1000, heads=8, dim=128, element=2, group=4):
 @given(m=SIZE, n=SIZE, k=SIZE, more=MORE)
 def test_a_larger_multiplication_never_takes_less(any_sheet, m, n, k, more):
     small = gemm(any_sheet, m, n, k)
-    assert small > any_sheet.gemm_floor_s
+    assert small > any_sheet.efficiency.gemm.floor_cycles / clock_hz(any_sheet.gpu)
     for larger in ((m + more, n, k), (m, n + more, k), (m, n, k + more)):
         assert gemm(any_sheet, *larger) >= small * SLACK
 
@@ -135,7 +135,7 @@ def test_latencies_are_cycles_and_work_is_not():
     gpu = load_gpu("h100-sxm")
     slow = gpu.model_copy(update={"peak_flops": {**gpu.peak_flops, "fp32": gpu.peak_flops["fp32"] / 1.5}})
     one, other = Datasheet(gpu, HOPPER), Datasheet(slow, HOPPER)
-    assert other.gemm_floor_s == pytest.approx(1.5 * one.gemm_floor_s)
+    assert other.decode_floor_s == pytest.approx(1.5 * one.decode_floor_s)
     assert gemm(other, 1, 64, 64) == pytest.approx(1.5 * gemm(one, 1, 64, 64), rel=0.05)
     assert decode(other, 1, 16) == pytest.approx(1.5 * decode(one, 1, 16), rel=0.05)
     assert gemm(other, 8192, 8192, 8192) == pytest.approx(gemm(one, 8192, 8192, 8192), rel=0.02)

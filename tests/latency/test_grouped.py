@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
-from kvplan.latency.datasheet import Datasheet
+from kvplan.latency.datasheet import Datasheet, clock_hz
 from kvplan.latency.efficiency import HOPPER
 from kvplan.latency.grouped import TILES, assignment_elements, tiled_rows
 from kvplan.latency.work import step_work
@@ -55,7 +55,7 @@ def test_a_layer_of_experts_by_hand() -> None:
     compute = rows * 2 * 3 * 4096 * 7168 / (989.4e12 * gemm.compute * 0.8)
     memory = touched * 3 * 4096 * 7168 * 2 / rate
     activations = 200 * (3 * 4096 + 6 * 7168) * 2 / rate
-    want = 2 * sheet.gemm_floor_s + 8e-6 + activations
+    want = 2 * gemm.floor_cycles / clock_hz(sheet.gpu) + 8e-6 + activations
     want += (compute**gemm.sharpness + memory**gemm.sharpness) ** (1 / gemm.sharpness)
     assert sheet.experts(item, 100.0) == pytest.approx(want)
 

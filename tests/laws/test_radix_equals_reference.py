@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cache_lifecycle import CacheReplay, Finished
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.eviction import eviction_policy
-from kvplan.engine.sglang.lifecycle import CacheReplay, Finished
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.latency.linear import LinearLatency

@@ -14,10 +14,10 @@ import pytest
 
 from kvplan.reporting import html
 from kvplan.reporting.charts import library
-from kvplan.reporting.csv import result_csv
 from kvplan.reporting.html import render_html, script_safe, tie
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.result import Result
+from kvplan.reporting.result_csv import result_csv
 
 VOID = {"meta", "link", "img", "br"}
 

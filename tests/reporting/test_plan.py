@@ -16,14 +16,14 @@ from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.plan import (
     commands,
     deployment_text,
+    plan_csv,
     plan_markdown,
     plan_remarks,
-    plan_rows,
     plan_table,
     plan_verdict,
     ranked,
 )
-from kvplan.reporting.plan_page import _chart, plan_csv, render_plan
+from kvplan.reporting.plan_page import _chart, render_plan
 from kvplan.reporting.scales import ticks
 from kvplan.reporting.schema.plan import Plan
 
@@ -231,9 +231,9 @@ def test_pools_are_called_by_their_names() -> None:
 
 def test_csv_has_raw_numbers_and_no_formulas() -> None:
     plan = parsed()
-    rows = plan_rows(plan)
-    assert [row[0] for row in rows] == [1, 2, 3, 4]
-    assert rows[1][plan_csv(plan).splitlines()[0].split(",").index("best")] == "true"
+    rows = list(csv.DictReader(io.StringIO(plan_csv(plan))))
+    assert [row["candidate"] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[1]["best"] == "true"
     hostile = copy.deepcopy(document())
     hostile["candidates"][0]["values"]["gpu"] = "=cmd()"
     assert "'=cmd()" in plan_csv(Plan.model_validate(hostile))

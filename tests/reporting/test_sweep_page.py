@@ -13,8 +13,9 @@ from kvplan.reporting.charts import plotly_json
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.svg import CHARACTER, render
+from kvplan.reporting.sweep import sweep_csv
 from kvplan.reporting.sweep_figures import sweep_figures
-from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv
+from kvplan.reporting.sweep_page import key_figures, render_sweep
 from kvplan.reporting.sweep_verdict import sweep_verdict
 
 FIGURES = {
@@ -202,7 +203,7 @@ def test_the_page_is_whole_and_the_same_every_time():
     embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', page, re.S)
     assert embedded is not None
     assert json.loads(embedded[1]) == sweep.document()
-    assert sweep_csv(sweep).splitlines()[0].startswith("point,workload.rate,status,finished")
+    assert sweep_csv(sweep.document()).splitlines()[0].startswith("point,workload.rate,status,finished")
 
 
 def test_many_points_come_after_the_charts_and_are_lines_without_marks():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
+import pytest
+import yaml
+
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.sweep import (
     GROUPS,
-    csv_columns,
-    csv_rows,
     legend,
     point_table,
     remarks,
+    sweep_csv,
 )
 from kvplan.reporting.sweep_text import sweep_markdown
 from kvplan.scenario.figures import FIGURES
@@ -91,14 +96,25 @@ def test_equal_remarks_are_said_once() -> None:
 
 
 def test_csv_is_raw_and_inert() -> None:
-    columns, rows = csv_columns(document()), csv_rows(document())
+    columns, *rows = csv.reader(io.StringIO(sweep_csv(document())))
     assert columns == ["point", "cache.blocks", "a.blocks", "status", *FIGURES, "error"]
     assert all(len(row) == len(columns) for row in rows)
     first = dict(zip(columns, rows[0], strict=True))
     assert first["a.blocks"] == "'=1+1"
-    assert first["hit_ratio"] == 0.3821
+    assert first["hit_ratio"] == "0.3821"
     assert first["tpot_p99_s"] == ""
     assert first["slo_met"] == "false"
+
+
+def test_settings_of_several_fields_are_whole_and_as_a_scenario_file_holds_them() -> None:
+    groups = [{"kind": "sliding", "window": 128 * number, "block_size": 16} for number in range(1, 9)]
+    cell = next(csv.reader(io.StringIO(table_csv([], [[groups]]).lstrip())))
+    assert yaml.safe_load(cell[0].replace(":", ": ")) == groups
+
+
+@pytest.mark.parametrize("text", ["+4.5%", "-12", "−3"])
+def test_numbers_with_a_sign_are_no_formulas(text: str) -> None:
+    assert table_csv(["change"], [[text]]) == f"change\n{text}\n"
 
 
 def test_markdown_holds_no_html_from_outside() -> None:

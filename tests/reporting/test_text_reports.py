@@ -14,9 +14,9 @@ from rich.text import Text
 
 from kvplan.errors import DataError
 from kvplan.reporting.console import _intervals, summary_table
-from kvplan.reporting.csv import COLUMNS, result_csv
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.markdown import escape, markdown_pictures, render_markdown
+from kvplan.reporting.result_csv import COLUMNS, result_csv
 from kvplan.reporting.tables import Table, series_table
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -171,3 +171,19 @@ def test_what_does_not_go_together_is_refused_by_name(
         flags = {name: value for name, value in flags.items() if name != "engine.max_model_len"}
     with pytest.raises(UsageError, match=says):
         Run(load_scenario(None, flags, assignments)).execute()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "where"),
+    [
+        (["cache.retention=h2o:0.2", "sampling.n=2"], "cache.retention, sampling"),
+        (["cache.allocation=slots", "parallel.dp_attention=true", "parallel.tp=2"], "cache.allocation, parallel.dp_attention"),
+        (["cache.reuse_granularity=64", "sampling.n=2"], "cache.reuse_granularity, sampling"),
+    ],
+)  # fmt: skip
+def test_strategies_that_do_not_go_together_say_where_they_are_asked_for(
+    assignments: list[str], where: str
+) -> None:
+    with pytest.raises(UsageError, match="not simulated together") as caught:
+        Run(load_scenario(None, POOL, assignments)).execute()
+    assert caught.value.where == where

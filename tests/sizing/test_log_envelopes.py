@@ -214,7 +214,11 @@ def test_lines_that_two_handlers_print_count_once() -> None:
 @pytest.mark.parametrize(
     ("before", "rank"),
     [
-        ("(EngineCore_DP0 pid=99) (RayWorkerWrapper pid=201, ip=10.0.0.2)", "RayWorkerWrapper pid=201"),
+        (
+            "(EngineCore_DP0 pid=99) (RayWorkerWrapper pid=201, ip=10.0.0.2)",
+            "RayWorkerWrapper pid=201, ip=10.0.0.2",
+        ),
+        ("(RayWorkerWrapper pid=201)", "RayWorkerWrapper pid=201"),
         ("(EngineCoreActor pid=99) (Worker_TP1 pid=202)", "Worker_TP1"),
         ("(VllmWorker rank=1 pid=12)", "VllmWorker rank=1"),
         ("(DPEngineCoreActor pid=99)", "DPEngineCoreActor"),

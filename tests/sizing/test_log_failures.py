@@ -246,3 +246,25 @@ def test_lines_without_numbers_are_listed_once_and_without_what_stands_before_th
         "EngineCore failed to start.",
         "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Killed\n",
+        "exit code 137\n",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
+    ],
+)
+def test_a_log_that_no_engine_speaks_in_is_of_neither(text: str) -> None:
+    assert last(text).engine is None
+
+
+@pytest.mark.parametrize(("log", "engine"), [(VLLM, "vllm"), (SGLANG, "sglang")])
+def test_what_stands_before_the_first_line_of_an_engine_is_of_that_one(log: str, engine: str) -> None:
+    assert {fact.engine for fact in read_log(("exit code 137\n" + log).splitlines()).facts} == {engine}
+
+
+@pytest.mark.parametrize("before", ["(RayWorkerWrapper pid=123, ip=10.0.0.2) ", "(pid=123) "])
+def test_a_process_of_ray_is_killed_as_others_are(before: str) -> None:
+    assert last(VLLM + before + "Killed\n").refused == "killed"

@@ -61,6 +61,12 @@ def test_lines_that_a_terminal_broke_are_one(engine, width, strip):
     assert said(broken(LOGS[engine], width, strip=strip)) == said(LOGS[engine])
 
 
+@pytest.mark.parametrize("before", ["(pid=201) ", "(ServeReplica:default:LLM pid=201, ip=10.0.0.2) "])
+def test_lines_of_ray_that_a_terminal_broke_are_one(before):
+    log = "\n".join(before + line for line in LOGS["vllm"].splitlines())
+    assert said(broken(log, 100)) == said(log)
+
+
 @pytest.mark.parametrize("engine", LOGS)
 def test_lines_keep_their_numbers(engine):
     whole = lines_of(LOGS[engine])

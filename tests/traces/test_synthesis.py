@@ -227,6 +227,14 @@ def test_more_conversations_than_can_be_drawn_are_refused(name):
     assert next(synthesize("rag", 5, 1e9)).arrival_s < 1.0
 
 
+def test_fewer_conversations_than_can_be_drawn_are_refused_by_the_rate_that_was_given():
+    with pytest.raises(
+        UsageError, match=r"^1e-09 requests a second are fewer than chat can be drawn at: 4e-09,"
+    ):
+        next(synthesize("chat", 5, 1e-9))
+    assert next(synthesize("fixed", 5, 1e-9)).arrival_s > 0.0
+
+
 def test_streams_are_the_same_everywhere():
     assert stream(0, "arrivals").random() == 0.24447812383061163
     assert stream(0, "arrivals").random() != stream(0, "question").random() != stream(1, "question").random()

@@ -25,9 +25,9 @@ def diff(
     Of each latency it says whether the difference is beyond the error bands of both.
     """
     from kvplan.cli.files import check_outputs
-    from kvplan.cli.output import answer, csv_text, print_json
+    from kvplan.cli.output import answer, print_json
     from kvplan.reporting.comparison import compare
-    from kvplan.reporting.comparison_text import COLUMNS, comparison_markdown, csv_rows
+    from kvplan.reporting.comparison_text import comparison_csv, comparison_markdown
     from kvplan.reporting.loading import load_result
 
     if a == b == "-":
@@ -42,7 +42,7 @@ def diff(
     if format is OutputFormat.json:
         print_json(found.to_dict(a, b))
     elif format is OutputFormat.csv:
-        answer(csv_text(COLUMNS, csv_rows(found)))
+        answer(comparison_csv(found))
     elif format is OutputFormat.md:
         answer(comparison_markdown(found, a, b))
     else:

@@ -122,12 +122,12 @@ def _compare(
     asked = (model, gpu, tp, dtype) != (None, None, None, None)
     if spec is None:
         return None
-    if not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
+    if found.engine is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
         if asked:
             warn(f"not compared with {spec.name}: the log does not say the pool's bytes and its tokens")
         return None
     try:
-        return _beside(found, spec, device, tp, dtype)
+        return _beside(found, found.engine, spec, device, tp, dtype)
     except (DataError, UsageError):
         if asked:
             raise
@@ -155,7 +155,12 @@ def _spec(found: "Account", model: str | None, *, asked: bool) -> "ModelSpec | N
 
 
 def _beside(
-    found: "Account", spec: "ModelSpec", device: "LoggedGpu | None", tp: int | None, dtype: str | None
+    found: "Account",
+    engine: str,
+    spec: "ModelSpec",
+    device: "LoggedGpu | None",
+    tp: int | None,
+    dtype: str | None,
 ) -> dict[str, Any]:
     from kvplan.sizing.capacity import fit_model
     from kvplan.sizing.logs.release import named_release
@@ -163,7 +168,7 @@ def _beside(
     from kvplan.specs.catalog import load_gpu
 
     pool_bytes, tokens = found.pool_bytes or 0, found.pool_tokens or 1
-    own_layers = (found.speculation or "").endswith("mtp") and found.engine == "vllm"
+    own_layers = (found.speculation or "").endswith("mtp") and engine == "vllm"
     version = named_release(found.version)
     report = fit_model(
         spec,
@@ -176,14 +181,14 @@ def _beside(
             dp_attention=found.dp_attention and found.dp == found.tp,
         ),
         kv_dtype=dtype or _known_format(found.kv_dtype),
-        engine=found.engine,
+        engine=engine,
         version=version,
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
         block_size=found.block_tokens,
         prefix_caching=found.prefix_caching,
         draft=own_layers,
-        lookup=found.engine == "vllm" and (found.speculation or "").startswith("ngram"),
+        lookup=engine == "vllm" and (found.speculation or "").startswith("ngram"),
         draft_tokens=found.draft_tokens or 1,
         kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )
@@ -197,7 +202,7 @@ def _beside(
         "log_tokens": tokens,
         "difference": round(report.kv_tokens / tokens - 1, 6),
         "rules": None if version == found.version else report.serving.version_text,
-        "without_draft": found.speculation in DRAFTERS and found.engine == "vllm",
+        "without_draft": found.speculation in DRAFTERS and engine == "vllm",
     }
 
 
@@ -251,7 +256,7 @@ def _document(
         "lines": [asdict(line) for line in explained_lines(facts)],
         "reasons": reasons(found),
         "service": None if at_work is None else asdict(at_work),
-        "at_work": [] if at_work is None else sentences(at_work, engine=found.engine),
+        "at_work": [] if at_work is None or found.engine is None else sentences(at_work, engine=found.engine),
         "enlarge": [asdict(change) for change in enlargements(found)],
         "comparison": comparison,
         "read": {
@@ -282,7 +287,12 @@ def _table(document: dict[str, Any]) -> list[str]:
     from kvplan.units import format_bytes, format_tokens
 
     found = document["account"]
-    about = [found["engine"], found["version"], found["model"], _device(document["gpu"])]
+    about = [
+        found["engine"] or "an engine that the log does not name",
+        found["version"],
+        found["model"],
+        _device(document["gpu"]),
+    ]
     lines = [*_wrap("   ".join(word for word in about if word), 2), ""]
     if document["gpu"] and document["gpu"]["doubt"]:
         lines += [*_wrap(f"  {document['gpu']['doubt']}", 2), ""]

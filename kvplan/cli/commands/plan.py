@@ -110,14 +110,14 @@ def plan(
 
 
 def _print(found: "Document", format: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, print_json, stdout_console
+    from kvplan.cli.output import answer, print_json, stdout_console
     from kvplan.cli.printed_plan import print_plan
-    from kvplan.reporting.plan import plan_columns, plan_markdown, plan_rows
+    from kvplan.reporting.plan import plan_csv, plan_markdown
 
     if format is OutputFormat.json:
         print_json(found.document())
     elif format is OutputFormat.csv:
-        answer(csv_text(plan_columns(found), plan_rows(found)))
+        answer(plan_csv(found))
     elif format is OutputFormat.md:
         answer(plan_markdown(found))
     else:

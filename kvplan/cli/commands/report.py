@@ -220,7 +220,7 @@ def _result_text(result: "Result", kind: ReportFormat, pictures: str | None) -> 
 
         return render_markdown(result, pictures=pictures)
     if kind is ReportFormat.csv:
-        from kvplan.reporting.csv import result_csv
+        from kvplan.reporting.result_csv import result_csv
 
         return result_csv(result)
     from kvplan.reporting.result import result_json
@@ -229,17 +229,18 @@ def _result_text(result: "Result", kind: ReportFormat, pictures: str | None) -> 
 
 
 def _sweep_text(sweep: "Sweep", kind: ReportFormat) -> str:
-    from kvplan.reporting.sweep_page import render_sweep, sweep_csv
+    from kvplan.reporting.sweep import sweep_csv
+    from kvplan.reporting.sweep_page import render_sweep
     from kvplan.reporting.sweep_text import sweep_markdown
 
     if kind is ReportFormat.html:
         return render_sweep(sweep)
-    return sweep_markdown(sweep) if kind is ReportFormat.md else sweep_csv(sweep)
+    return sweep_markdown(sweep) if kind is ReportFormat.md else sweep_csv(sweep.document())
 
 
 def _plan_text(plan: "Plan", kind: ReportFormat) -> str:
-    from kvplan.reporting.plan import plan_markdown
-    from kvplan.reporting.plan_page import plan_csv, render_plan
+    from kvplan.reporting.plan import plan_csv, plan_markdown
+    from kvplan.reporting.plan_page import render_plan
 
     if kind is ReportFormat.html:
         return render_plan(plan)

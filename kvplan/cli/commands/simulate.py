@@ -285,7 +285,7 @@ def _print(result: "Result", format: OutputFormat, standard: str | None) -> None
 
         sys.stdout.write(result_json(result) + "\n")
     elif format is OutputFormat.csv:
-        from kvplan.reporting.csv import result_csv
+        from kvplan.reporting.result_csv import result_csv
 
         sys.stdout.write(result_csv(result))
     else:

@@ -144,10 +144,10 @@ def _what_else(points: "Sequence[Mapping[str, Any]]") -> str:
 
 
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
-    from kvplan.cli.output import answer, csv_text, print_json, stdout_console
+    from kvplan.cli.output import answer, print_json, stdout_console
     from kvplan.cli.printed_sweep import print_sweep
     from kvplan.reporting.schema.sweep import Sweep as Document
-    from kvplan.reporting.sweep import csv_columns, csv_rows
+    from kvplan.reporting.sweep import sweep_csv
     from kvplan.reporting.sweep_text import sweep_markdown
 
     if standard is not None:
@@ -155,7 +155,7 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
     if format is OutputFormat.json:
         print_json(document)
     elif format is OutputFormat.csv:
-        answer(csv_text(csv_columns(document), csv_rows(document)))
+        answer(sweep_csv(document))
     elif format is OutputFormat.md:
         answer(sweep_markdown(Document.model_validate(document)))
     else:

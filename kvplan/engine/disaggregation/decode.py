@@ -19,7 +19,6 @@ from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import UNKNOWN, KvSource
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.traces.request import Request
 
 
@@ -57,9 +56,8 @@ class DecodeScheduler(RemoteScheduler):
         totals: Totals,
         *,
         keep_schedule: bool,
-        foresight: Foresight | None,
     ) -> None:
-        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        super().__init__(config, source, keep_schedule=keep_schedule)
         self.count(totals)
 
     def count(self, totals: Totals) -> None:
@@ -202,11 +200,9 @@ class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
         super().__init__(config, latency, recorder, self)
         self.events = events
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+    def make_scheduler(self) -> RemoteScheduler:
         """See ``RemoteReplica``."""
-        self.decode = DecodeScheduler(
-            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
-        )
+        self.decode = DecodeScheduler(self.config, self, self.recorder.totals, keep_schedule=self.logging)
         return self.decode
 
     def advance(self, until: float) -> None:
@@ -236,18 +232,16 @@ class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""
-        holders = (*self.scheduler.running, *self.remote.queue.holders)
-        return (holders[0] if holders else self.remote.queue.head()).request.id
+        holders = (*self.scheduler.running, *self.scheduler.queue.holders)
+        return (holders[0] if holders else self.scheduler.queue.head()).request.id
 
     def arrived(self, request: LiveRequest, now: float) -> None:
         """All KV of a request with blocks is there."""
-        load = self.remote.queue.loading[request]
-        load.done_s = now
-        self.remote.come.append(load)
+        self.ended(self.scheduler.queue.loading[request], now)
 
     def withdraw(self, request: LiveRequest) -> None:
         """The KV of a request will not come."""
-        self.expected -= request not in self.remote.queue.loading
+        self.expected -= request not in self.scheduler.queue.loading
         self.decode.withdraw(request)
 
     # -- KvSource ---------------------------------------------------------------------------------------
@@ -281,7 +275,7 @@ class DecodeReplica(PoolReplica, RemoteReplica, Decoding):
 
     def _nothing_fits(self, clock: float) -> None:
         super()._nothing_fits(clock)
-        self.parked = not self.remote.come
+        self.parked = not self.scheduler.come
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
         """As the base class; rows are written of whole journeys, not of what happens here."""

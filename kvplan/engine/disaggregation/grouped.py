@@ -12,7 +12,7 @@ come no state does, either: it goes on from where all groups have something.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from kvplan.engine.config import CacheGroup
 from kvplan.engine.disaggregation.cargo import Cargo
@@ -21,16 +21,12 @@ from kvplan.engine.disaggregation.journey import StageRequest, journey_of
 from kvplan.engine.disaggregation.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.numbered.plan import FencedGrantedPlan
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.numbered.request import NumberedRequest
 from kvplan.engine.numbered.scheduler import NumberedLoads, NumberedScheduler
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.reference.pool import NULL_BLOCK
 from kvplan.traces.request import Request
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class StatesApart(NumberedScheduler):
@@ -71,7 +67,7 @@ class GroupedPrefillScheduler(PrefillScheduler, StatesApart):
         return FencedGrantedPlan()
 
 
-class GroupedPrefillReplica(NumberedReplica, PrefillReplica):
+class GroupedPrefillReplica(PrefillReplica):
     """One instance of the prefill pool."""
 
     def make_scheduler(self) -> PrefillScheduler:
@@ -115,12 +111,12 @@ def _most_sent(group: CacheGroup, held: int) -> int:
     return -(-group.window // group.block_size) + 1 if group.kind == "sliding" else held
 
 
-class GroupedDecodeReplica(NumberedReplica, DecodeReplica):
+class GroupedDecodeReplica(DecodeReplica):
     """One instance of the decode pool."""
 
-    def make_scheduler(self, foresight: Foresight | None) -> DecodeScheduler:
+    def make_scheduler(self) -> DecodeScheduler:
         """See the base class."""
         self.decode = GroupedDecodeScheduler(
-            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
+            self.config, self, self.recorder.totals, keep_schedule=self.logging
         )
         return self.decode

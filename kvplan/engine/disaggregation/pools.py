@@ -20,13 +20,9 @@ from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.errors import EngineStuck
-from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
+from kvplan.engine.recorder import OF_SCHEDULERS, Metric, Recorder, SeriesPoint
 from kvplan.traces.request import Request
 
-_SUMMED = (
-    "steps", "preemptions", "evicted_blocks", "allocated_blocks", "peak_used_blocks", "peak_running",
-    "peak_waiting",
-)  # fmt: skip
 _OF_PREFILL = ("queried_tokens", "hit_tokens")
 
 
@@ -282,10 +278,8 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
             # What it tells of its links is of the whole run, though nobody may finish there.
             replica.recorder.totals.makespan_s = totals.makespan_s
             replica.close()
-        for name in _SUMMED:
-            setattr(totals, name, sum(getattr(replica.recorder.totals, name) for replica in self._instances))
-        for name in _OF_PREFILL:
-            setattr(totals, name, sum(getattr(prefill.recorder.totals, name) for prefill in self.prefills))
+        totals.add_up(("steps", *OF_SCHEDULERS), [replica.recorder.totals for replica in self._instances])
+        totals.add_up(_OF_PREFILL, [prefill.recorder.totals for prefill in self.prefills])
         self.recorder.sections["disaggregation"] = list(self.metrics())
         for name, pool in self._pools:
             for index, instance in enumerate(pool):

@@ -133,6 +133,7 @@ class PrefillReplica(PoolReplica, Prefilling):
     """
 
     hears_every_step = True
+    scheduler: PrefillScheduler
 
     def __init__(
         self,
@@ -144,11 +145,9 @@ class PrefillReplica(PoolReplica, Prefilling):
         layers: bool,
         handover: Handover,
     ) -> None:
-        super().__init__(config, latency, recorder)
         self.layers = layers
         self.handover = handover
-        self.prefill = self.make_scheduler()
-        self.scheduler = self.prefill
+        super().__init__(config, latency, recorder)
         self.events = events
         self.peak_held = 0
         self._free_s = 0.0
@@ -157,7 +156,7 @@ class PrefillReplica(PoolReplica, Prefilling):
         self._streams: dict[StepPlan, tuple[float, list[tuple[Journey, int]]]] = {}
 
     def make_scheduler(self) -> PrefillScheduler:
-        """The scheduler; for subclasses that bring their own."""
+        """One that keeps what is sent."""
         return PrefillScheduler(self.config, self.handover, keep_schedule=self.layers or self.logging)
 
     @property
@@ -183,7 +182,7 @@ class PrefillReplica(PoolReplica, Prefilling):
 
     def release(self, request: LiveRequest) -> None:
         """The cache of a finished request has been sent."""
-        self.prefill.release(request)
+        self.scheduler.release(request)
 
     # -- what a plain instance does not do --------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class PrefillReplica(PoolReplica, Prefilling):
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; what others must hear of ends the advance."""
         super().planned(plan, clock, until)
-        scheduler = self.prefill
+        scheduler = self.scheduler
         # One token is asked of everybody: whoever samples ends. A step's end is dealt with after the next one
         # was planned, where two are in flight.
         samples = plan.batch.sampled_requests > 0
@@ -222,10 +221,10 @@ class PrefillReplica(PoolReplica, Prefilling):
     @property
     def expects_blocks(self) -> bool:
         """As the base class: what is sent gives its blocks back."""
-        return bool(self.prefill.held)
+        return bool(self.scheduler.held)
 
     def _nothing_fits(self, clock: float) -> None:
-        if not self.prefill.held:
+        if not self.scheduler.held:
             super()._nothing_fits(clock)
         self.parked_s = clock
 
@@ -241,6 +240,6 @@ class PrefillReplica(PoolReplica, Prefilling):
             journey.scheduled_s = request.scheduled_s
             journey.cached_tokens = request.cached_tokens
             journey.preemptions = request.preemptions
-            journey.held = request if request in self.prefill.held else None
+            journey.held = request if request in self.scheduler.held else None
             self.events.prefilled(journey, clock)
-        self.peak_held = max(self.peak_held, len(self.prefill.held))
+        self.peak_held = max(self.peak_held, len(self.scheduler.held))

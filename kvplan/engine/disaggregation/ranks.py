@@ -82,7 +82,7 @@ class PrefillRanks(PooledRanks, Prefilling):
 
     def _nothing_fits(self) -> None:
         """As the base class; what is sent gives its blocks back."""
-        if not any(rank.prefill.held for rank in self.members):
+        if not any(rank.scheduler.held for rank in self.members):
             super()._nothing_fits()
         self.parked_s = self.clock
 

@@ -26,12 +26,10 @@ class Fragmentation:
         self._peak = dict.fromkeys(_SHARES, 0.0)
         self._last: dict[str, float] | None = None
         self._since = 0.0
-        self.observations = 0
 
     def observe(self, t_s: float, room: int, used: int, reserved: int, free: int, largest_hole: int) -> None:
         """State at ``t_s``: tokens of room held, of those used and reserved; free blocks and a hole's."""
         self.until(t_s)
-        self.observations += 1
         if room <= 0:
             self._last = None
             return

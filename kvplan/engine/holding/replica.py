@@ -73,6 +73,8 @@ class HoldingReplica(ObservedReplica):
         holder: makes the holder of an engine's pool.
     """
 
+    scheduler: HoldingScheduler
+
     def __init__(
         self,
         config: EngineConfig,
@@ -81,9 +83,12 @@ class HoldingReplica(ObservedReplica):
         holder: Callable[[EngineConfig, BlockPool], Holder],
     ) -> None:
         super().__init__(config, latency, recorder)
-        self.scheduler: HoldingScheduler = HoldingScheduler(config, keep_schedule=self.logging)
         self.holder = holder(config, self.scheduler.pool)
         self.scheduler.hold_with(self.holder)
+
+    def make_scheduler(self) -> HoldingScheduler:
+        """One that asks a holder, which it is told when it is complete."""
+        return HoldingScheduler(self.config, keep_schedule=self.logging)
 
     def rejection(self, request: Request) -> str | None:
         """As the holder sees it."""

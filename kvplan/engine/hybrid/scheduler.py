@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from kvplan.engine.chunking import boundary_aligned
 from kvplan.engine.config import EngineConfig
@@ -20,18 +20,13 @@ from kvplan.engine.prefix_node import Match
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
 
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
-
 
 class HybridScheduler(VllmScheduler):
     """Queues and cache of one engine instance; ``block_size`` is the scheduler's, the groups' least
     common multiple."""
 
-    def __init__(
-        self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
-    ) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, foresight=foresight)
+    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
+        super().__init__(config, keep_schedule=keep_schedule)
         self.block_size = config.hit_alignment
         self.cache = self.make_cache()
         self.pool = self.cache.pool
@@ -53,6 +48,10 @@ class HybridScheduler(VllmScheduler):
         live = HybridRequest(request, self.index.root)
         self.cache.enter(live)
         return live
+
+    def found_blocks(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        return self.cache.lookup(cast(HybridRequest, self.live(request))).blocks if self.caching else 0
 
     def new_plan(self) -> StepPlan:
         """An empty plan that knows what is in flight one by one."""

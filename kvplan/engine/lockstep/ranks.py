@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of, serve
+from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
+from kvplan.engine.member import Member
 from kvplan.engine.protocols import JointLatency, LatencyModel, StepBatch
-from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
-from kvplan.engine.router import ReplicaView, make_router
+from kvplan.engine.recorder import OF_SCHEDULERS, Metric, Recorder, SeriesPoint
+from kvplan.engine.router import make_router
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.patience import Patience
-
-_SUMMED = (
-    "requests", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
-    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
-)  # fmt: skip
-
 
 SECTION = "dp_attention"
 """Of a result: what ranks have to tell."""
@@ -31,27 +26,8 @@ def _nothing(batch: StepBatch) -> float:
     return 0.0
 
 
-class Rank(Stepped, ReplicaView, Protocol):
-    """An engine whose steps its group plans, times and delivers."""
-
-    clock: float
-    recorder: Recorder
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything is left to do."""
-        ...
-
-    def point(self, now: float) -> SeriesPoint:
-        """The state as the series has it."""
-        ...
-
-    def close(self) -> None:
-        """Bring the totals up to date."""
-        ...
-
-
-R = TypeVar("R", bound=Rank)
+R = TypeVar("R", bound=Member)
+"""An engine whose steps its group plans, times and delivers."""
 
 
 class RankGroup(Generic[R]):
@@ -186,8 +162,7 @@ class RankGroup(Generic[R]):
         totals = self.recorder.totals
         for rank in self.ranks:
             rank.close()
-        for name in _SUMMED:
-            setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
+        totals.add_up(("requests", *OF_SCHEDULERS), [rank.recorder.totals for rank in self.ranks])
         self.recorder.settle()
         served, what = self.served()
         said = f"{what} {'to' if what == DEALT else 'by'} one rank"

@@ -27,10 +27,6 @@ class NumberedScheduler(HybridScheduler):
         """As the base class."""
         return UndraftedRequest(request, self.index.root, len(self.config.groups))
 
-    def found_blocks(self, request: Request) -> int:
-        """Blocks of the scheduler that a look-up would find of a prompt; looking changes nothing."""
-        return self.numbered.lookup(cast(NumberedRequest, self.live(request))).blocks
-
     def new_plan(self) -> StepPlan:
         """One that knows whom it computes."""
         return FencedGrantedPlan() if self.config.async_scheduling else GrantedPlan()

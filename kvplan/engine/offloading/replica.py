@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
@@ -18,9 +18,6 @@ from kvplan.engine.remote.plan import RemotePlan
 from kvplan.engine.remote.queue import Transfer
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.tiers.line import Line
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class OffloadingReplica(RemoteReplica):
@@ -46,7 +43,6 @@ class OffloadingReplica(RemoteReplica):
         chunk_blocks: int,
         put: Line,
         get: Line,
-        foresight: Foresight | None = None,
     ) -> None:
         self.cache = cache
         self.chunk_blocks = chunk_blocks
@@ -54,9 +50,9 @@ class OffloadingReplica(RemoteReplica):
         self.flushes = self.cached_tokens = 0
         self.flush_s = self.load_s = 0.0
         self._launched_s = 0.0
-        super().__init__(config, latency, recorder, self, foresight)
+        super().__init__(config, latency, recorder, self)
 
-    def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
+    def make_scheduler(self) -> ConnectorScheduler:
         """With the connector's side of it."""
         self.offloading: ConnectorScheduler = OffloadingScheduler(
             self.config,
@@ -64,7 +60,6 @@ class OffloadingReplica(RemoteReplica):
             cast(HostCache, self.cache),
             self.chunk_blocks,
             keep_schedule=self.logging,
-            foresight=foresight,
         )
         return self.offloading
 
@@ -133,7 +128,7 @@ class OffloadingReplica(RemoteReplica):
             scheduler.come.clear()
 
     def _load(self, clock: float, ready: float) -> None:
-        begun, self.remote.begun = self.remote.begun, []
+        begun, self.scheduler.begun = self.scheduler.begun, []
         if begun:
             totals = self.recorder.totals
             totals.peak_used_blocks = max(totals.peak_used_blocks, self.used_blocks)
@@ -148,11 +143,11 @@ class OffloadingReplica(RemoteReplica):
 
     def _ended_one(self, way: Way, transfer: Transfer) -> None:
         if transfer in way.flying:
-            self.remote.come.append(transfer)
+            self.scheduler.come.append(transfer)
 
     def notice(self) -> None:
         """As the base class."""
-        come = list(self.remote.come)
+        come = list(self.scheduler.come)
         super().notice()
         for way in (self.put, self.get):
             for transfer in come:

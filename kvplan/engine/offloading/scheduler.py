@@ -5,8 +5,6 @@ The package says what is stored and when; this is the scheduler's side of it, in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
@@ -22,9 +20,6 @@ from kvplan.engine.remote.plan import BoardedPlan, FencedPlan
 from kvplan.engine.remote.queue import Load, Transfer
 from kvplan.engine.remote.scheduler import LATER
 from kvplan.engine.remote.source import KvSource
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class Offloaded:
@@ -71,9 +66,8 @@ class OffloadingScheduler(ConnectorScheduler):
         chunk_blocks: int,
         *,
         keep_schedule: bool = False,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        super().__init__(config, source, keep_schedule=keep_schedule)
         self.offload(cache, chunk_blocks)
 
     def offload(self, cache: HostCache, chunk_blocks: int) -> None:

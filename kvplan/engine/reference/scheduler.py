@@ -28,11 +28,6 @@ class StepPlan:
     carries_prefill: bool = False
     """Whether a prompt was given tokens, also if they were taken back by a preemption."""
 
-    @property
-    def total_tokens(self) -> int:
-        """Tokens the step computes."""
-        return sum(self.tokens.values())
-
 
 class Scheduler:
     """The scheduler's queues and its two entry points, ``schedule`` and ``deliver``."""

@@ -15,14 +15,13 @@ millisecond after each of them is not simulated, as no time of the host's is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import nextafter
-from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -34,19 +33,17 @@ from kvplan.engine.remote.timed import Timed
 from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
-
 
 class RemoteReplica(Replica, Timed):
     """A ``Replica`` with a source of KV beside its own cache.
 
     Args:
-        config, latency, recorder, foresight: as of ``Replica``.
+        config, latency, recorder: as of ``Replica``.
         source: where KV comes from; a subclass that is its own source may pass ``self``.
     """
 
     hears_every_step = True
+    scheduler: RemoteScheduler
 
     def __init__(
         self,
@@ -54,19 +51,16 @@ class RemoteReplica(Replica, Timed):
         latency: LatencyModel,
         recorder: Recorder,
         source: KvSource,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, latency, recorder, foresight)
         self.source = source
+        super().__init__(config, latency, recorder)
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._timer_numbers = count()
         self._nothing_planned = False
-        self.remote = self.make_scheduler(foresight)
-        self.scheduler = self.remote
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
-        """The scheduler; for subclasses that bring their own."""
-        return RemoteScheduler(self.config, self.source, keep_schedule=self.logging, foresight=foresight)
+    def make_scheduler(self) -> RemoteScheduler:
+        """One that loads."""
+        return RemoteScheduler(self.config, self.source, keep_schedule=self.logging)
 
     # -- timers -----------------------------------------------------------------------------------------
 
@@ -93,7 +87,7 @@ class RemoteReplica(Replica, Timed):
             NeverArrives: a load of unknown end is left over.
         """
         super().run(requests)
-        for request in self.remote.queue.loading:
+        for request in self.scheduler.queue.loading:
             raise NeverArrives(self.clock, request.request.id)
 
     def advance(self, until: float) -> None:
@@ -107,7 +101,7 @@ class RemoteReplica(Replica, Timed):
 
     def notices_idle(self) -> bool:
         """Whether nothing can be computed and something has come that it asks for; it is known then."""
-        scheduler = self.remote
+        scheduler = self.scheduler
         if not self.hears or not self.asks or self.in_flight:
             return False
         if not self._nothing_planned and (scheduler.running or scheduler.waiting.items):
@@ -117,7 +111,7 @@ class RemoteReplica(Replica, Timed):
 
     def notice(self) -> None:
         """What has come is known, without a step that tells it."""
-        self.remote.notice()
+        self.scheduler.notice()
 
     def gives_up_idle(self, until: float) -> bool:
         """See ``Timed``."""
@@ -136,9 +130,9 @@ class RemoteReplica(Replica, Timed):
 
     def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
         """As the base class; blocks that a step in flight may still write are not free yet."""
-        self.remote.undelivered = plans = tuple(plans)
+        self.scheduler.undelivered = plans = tuple(plans)
         gave_up = super().give_up(clock, plans)
-        self.remote.undelivered = ()
+        self.scheduler.undelivered = ()
         return gave_up
 
     @property
@@ -149,17 +143,17 @@ class RemoteReplica(Replica, Timed):
     @property
     def hears(self) -> bool:
         """As the base class."""
-        return bool(self.remote.come)
+        return bool(self.scheduler.come)
 
     @property
     def expects_blocks(self) -> bool:
         """As the base class: what is on its way takes blocks until it has come."""
-        queue = self.remote.queue
+        queue = self.scheduler.queue
         return bool(queue.loading or queue.orphaned)
 
     def goes_on(self, plan: StepPlan) -> bool:
         """As the base class; empty steps that have nothing to tell lead to no other."""
-        if self.remote.come or any(
+        if self.scheduler.come or any(
             other.batch.scheduled_tokens or (isinstance(other, RemotePlan) and other.told)
             for other in (plan, *(flying for flying, _ in self.in_flight))
         ):
@@ -173,7 +167,7 @@ class RemoteReplica(Replica, Timed):
         """As the base class; fetches begin, and the first to end bounds ``until``; workers look for loads."""
         until = super().planned(plan, clock, until)
         self.start_fetches(clock)
-        self.remote.tell(plan)
+        self.scheduler.tell(plan)
         due = self.next_timer
         return due if due < until else until
 
@@ -185,41 +179,35 @@ class RemoteReplica(Replica, Timed):
         """
         self.start_fetches(clock)
         self._nothing_planned = True
-        if self.waits_for_nothing and self.gives_up_s == UNKNOWN and self.remote.waiting.items:
+        if self.waits_for_nothing and self.gives_up_s == UNKNOWN and self.scheduler.waiting.items:
             super()._nothing_fits(clock)
 
     @property
     def waits_for_nothing(self) -> bool:
         """Whether nothing is on its way that could give back blocks."""
-        return not self.remote.queue.loading and not self._timers
+        return not self.scheduler.queue.loading and not self._timers
 
     def start_fetches(self, clock: float) -> None:
         """Fetch for the loads that began in the step planned at ``clock``."""
-        begun = self.remote.begun
+        begun = self.scheduler.begun
         if not begun:
             return
         totals = self.recorder.totals
         totals.peak_used_blocks = max(totals.peak_used_blocks, self.used_blocks)
-        self.remote.begun = []
+        self.scheduler.begun = []
         for load in begun:
             load.began_s = clock
             done = self.source.fetch(load.request, load.start, load.tokens, clock)
             assert done >= clock, "a fetch cannot end before it begins"
             if done <= clock:
-                self._ended(load, clock)
+                self.ended(load, clock)
             elif done < UNKNOWN:
-                self._end_at(load, done)
+                self.at(done, partial(self.ended, load))
 
-    def arrives(self, request: LiveRequest, time_s: float) -> None:
-        """The fetch of a loading request, which had no known end, ends at ``time_s``."""
-        self._end_at(self.remote.queue.loading[request], time_s)
-
-    def _end_at(self, load: Load, time_s: float) -> None:
-        self.at(time_s, lambda now: self._ended(load, now))
-
-    def _ended(self, load: Load, now: float) -> None:
+    def ended(self, load: Load, now: float) -> None:
+        """A load has come; the next step finds it. To be called where a source did not know its end."""
         load.done_s = now
-        self.remote.come.append(load)
+        self.scheduler.come.append(load)
         self.loaded(load)
 
     def loaded(self, load: Load) -> None:

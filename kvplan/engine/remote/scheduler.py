@@ -36,8 +36,6 @@ Requests that finish are in no later step, and who loads is in none: their block
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -46,10 +44,6 @@ from kvplan.engine.remote.plan import FencedPlan, RemotePlan, carries
 from kvplan.engine.remote.queue import Load, LoadingQueue, Transfer
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
-
 
 LATER = -1
 
@@ -72,9 +66,8 @@ class RemoteScheduler(VllmScheduler):
         source: KvSource,
         *,
         keep_schedule: bool = False,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, foresight=foresight)
+        super().__init__(config, keep_schedule=keep_schedule)
         self.connect(source)
 
     def connect(self, source: KvSource) -> None:

@@ -8,7 +8,7 @@ from kvplan.engine.live import LiveRequest
 from kvplan.errors import KvplanError
 
 UNKNOWN = float("inf")
-"""A fetch that ends when somebody else says so (``RemoteReplica.arrives``)."""
+"""A fetch that ends when somebody else says so (``RemoteReplica.ended``)."""
 
 
 class KvSource(Protocol):
@@ -34,18 +34,6 @@ class KvSource(Protocol):
         ``UNKNOWN``.
         """
         ...
-
-
-class NoSource:
-    """Nothing is elsewhere."""
-
-    def lookup(self, request: LiveRequest, start: int) -> int:
-        """See ``KvSource``."""
-        return 0
-
-    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
-        """Never called: there is nothing to fetch."""
-        raise AssertionError("a fetch of nothing")
 
 
 class NeverArrives(KvplanError):

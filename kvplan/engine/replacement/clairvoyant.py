@@ -12,6 +12,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.replica import Replica
+from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
@@ -24,7 +25,11 @@ class ClairvoyantReplica(Replica):
 
     def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
         self._foresight = Foresight(config.block_size)
-        super().__init__(config, latency, recorder, self._foresight)
+        super().__init__(config, latency, recorder)
+
+    def make_scheduler(self) -> VllmScheduler:
+        """One whose evictions look ahead."""
+        return VllmScheduler(self.config, keep_schedule=self.logging, foresight=self._foresight)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Read all requests, then serve them.

@@ -63,11 +63,15 @@ class ReuseReplica(Replica):
         rules: tuple[PinRule, ...] = (),
         budget: int = 0,
     ) -> None:
-        super().__init__(config, latency, recorder)
-        self.scheduler = ReuseScheduler(config, unit, rules, budget, keep_schedule=self.logging)
         self.unit = unit
+        self._rules, self._budget = rules, budget
+        super().__init__(config, latency, recorder)
         self._pinning = bool(rules)
         self._gave_up = False
+
+    def make_scheduler(self) -> ReuseScheduler:
+        """One that pins."""
+        return ReuseScheduler(self.config, self.unit, self._rules, self._budget, keep_schedule=self.logging)
 
     def advance(self, until: float) -> None:
         """As the base class; pins expire on the way."""

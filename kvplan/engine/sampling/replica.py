@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.recorder import OF_SCHEDULERS, Metric, Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.sampling.beams import BeamScheduler
 from kvplan.engine.sampling.forking import ForkingScheduler
@@ -17,11 +17,6 @@ from kvplan.engine.sampling.samples import SampleArrivals, SampleRows
 from kvplan.traces.request import Request
 
 Fork: TypeAlias = Literal["copy-on-write", "requests"]
-
-_COPIED = (
-    "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks",
-    "peak_used_blocks", "peak_running", "peak_waiting",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +43,18 @@ class ForkingReplica(Replica):
     def __init__(
         self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, rule: SamplingRule
     ) -> None:
+        self.rule = rule
         super().__init__(config, latency, recorder)
-        if rule.trunk_lag is None:
-            self.forking = ForkingScheduler(config, rule.n, keep_schedule=self.logging)
-        else:
-            self.forking = BeamScheduler(config, rule.n, rule.trunk_lag, keep_schedule=self.logging)
-        self.scheduler = self.forking
+
+    def make_scheduler(self) -> ForkingScheduler:
+        """One of independent samples or of beams."""
+        n, lag = self.rule.n, self.rule.trunk_lag
+        self.forking = (
+            ForkingScheduler(self.config, n, keep_schedule=self.logging)
+            if lag is None
+            else BeamScheduler(self.config, n, lag, keep_schedule=self.logging)
+        )
+        return self.forking
 
     def close(self) -> None:
         """As the base class; blocks of trunks come free between two looks at what is used."""
@@ -99,9 +100,7 @@ class SamplingEngine:
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
         self.replica.close()
-        totals = self.recorder.totals
-        for name in _COPIED:
-            setattr(totals, name, getattr(self.inner.totals, name))
+        self.recorder.totals.add_up(("steps", *OF_SCHEDULERS), [self.inner.totals])
         self.recorder.settle()
         self.recorder.sections["sampling"] = self._metrics()
 

@@ -51,7 +51,7 @@ class Drafting(VllmScheduler):
         return live
 
     def found_blocks(self, request: Request) -> int:
-        """Blocks of a prompt that a look-up would find; looking changes nothing."""
+        """As the base class, of the content as this engine knows it."""
         return self._match(self.live(request)).blocks
 
     def undecided(self) -> bool:

@@ -16,13 +16,10 @@ from __future__ import annotations
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder
 from kvplan.engine.remote.plan import FencedPlan
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.drafting import Drafting
 from kvplan.engine.speculation.replica import Verifying
@@ -126,33 +123,3 @@ class Loading(Verifying, RemoteReplica):
     def known_tokens(self, request: Request) -> int:
         """Tokens that a load of it may bring at most."""
         return request.prompt_tokens + request.output_tokens - 1
-
-
-class DraftRemoteReplica(Loading):
-    """One with a source of its own.
-
-    Args:
-        config, latency, recorder, source: as of ``RemoteReplica``.
-        rules: of the way of drafting on an engine of its own. acceptance: how many drafts stand.
-    """
-
-    def __init__(
-        self,
-        config: EngineConfig,
-        latency: LatencyModel,
-        recorder: Recorder,
-        source: KvSource,
-        *,
-        rules: DraftRules,
-        acceptance: Acceptance,
-    ) -> None:
-        self.rules, self.acceptance = rules.with_connector(), acceptance
-        super().__init__(config, latency, recorder, source)
-
-    def make_scheduler(self, foresight: Foresight | None) -> DraftRemoteScheduler:
-        """See the base class."""
-        scheduler = DraftRemoteScheduler(
-            self.config, self.source, self.rules, self.acceptance, keep_schedule=self.logging
-        )
-        self.drafting = scheduler
-        return scheduler

@@ -22,7 +22,6 @@ from kvplan.engine.offloading.use import Use
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.remote.source import KvSource
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.engine.tiers.line import Line
@@ -76,7 +75,7 @@ class DraftOffloadingReplica(Loading, OffloadingReplica):
         self.drafts = drafts
         super().__init__(config, latency, recorder, cache, chunk_blocks, put, get)
 
-    def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
+    def make_scheduler(self) -> ConnectorScheduler:
         """See the base class."""
         scheduler = DraftOffloadingScheduler(
             self.config, self, cast(HostCache, self.cache), self.chunk_blocks, self.drafts,

@@ -30,12 +30,10 @@ from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, 
 from kvplan.engine.disaggregation.ranks import DecodeRanks, Make, PrefillRanks
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.lockstep.drafted import DraftsTogether
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.metrics import SECTION, metrics
@@ -131,7 +129,7 @@ class DraftDecodeReplica(DraftPoolReplica, Loading, DecodeReplica):
         self.drafts = drafts
         super().__init__(config, latency, recorder, events)
 
-    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+    def make_scheduler(self) -> RemoteScheduler:
         """See the base class."""
         scheduler = self.kind(
             self.config, self, self.recorder.totals, self.drafts, keep_schedule=self.logging
@@ -157,7 +155,7 @@ class DraftGroupedPrefillScheduler(GroupedPrefillScheduler, DraftNumberedSchedul
         self.hold(handover)
 
 
-class DraftGroupedPrefillReplica(NumberedReplica, DraftPrefillReplica):
+class DraftGroupedPrefillReplica(DraftPrefillReplica):
     """One instance of a prefill pool that has the drafter."""
 
     kind = DraftGroupedPrefillScheduler
@@ -182,7 +180,7 @@ class DraftGroupedDecodeScheduler(GroupedDecodeScheduler, DraftNumberedLoads):
         self.count(totals)
 
 
-class DraftGroupedDecodeReplica(NumberedReplica, DraftDecodeReplica):
+class DraftGroupedDecodeReplica(DraftDecodeReplica):
     """One instance of a decode pool that verifies drafts."""
 
     kind = DraftGroupedDecodeScheduler

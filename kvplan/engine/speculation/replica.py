@@ -52,14 +52,6 @@ class Verifying(Replica):
         states = sum(group.kind == "mamba" for group in self.config.groups)
         return blocks_alone(tokens, self.config) + drafts * states
 
-    def prompt_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler."""
-        return -(-request.prompt_tokens // self.scheduler.block_size)
-
-    def cached_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler, and as this engine knows blocks."""
-        return self.drafting.found_blocks(request)
-
     def close(self) -> None:
         """Bring the totals up to date, and report what became of drafts."""
         super().close()
@@ -78,6 +70,12 @@ class DraftReplica(Verifying):
         rules: DraftRules,
         acceptance: Acceptance,
     ) -> None:
+        self.rules, self.acceptance = rules, acceptance
         super().__init__(config, latency, recorder)
-        kind = DraftScheduler if one_full_group(config) else HybridDraftScheduler
-        self.scheduler = self.drafting = kind(config, rules, acceptance, keep_schedule=self.logging)
+
+    def make_scheduler(self) -> DraftScheduler | HybridDraftScheduler:
+        """One of one group, or of several."""
+        kind = DraftScheduler if one_full_group(self.config) else HybridDraftScheduler
+        scheduler = kind(self.config, self.rules, self.acceptance, keep_schedule=self.logging)
+        self.drafting = scheduler
+        return scheduler

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
@@ -17,9 +16,6 @@ from kvplan.engine.tiers.scheduler import TieredScheduler
 from kvplan.engine.tiers.stack import TierStack
 from kvplan.engine.tiers.swap import Preemption, RecomputeCost
 from kvplan.traces.request import Request
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class TieredReplica(RemoteReplica):
@@ -51,7 +47,7 @@ class TieredReplica(RemoteReplica):
         self.cached_tokens = 0
         super().__init__(config, latency, recorder, self)
 
-    def make_scheduler(self, foresight: Foresight | None) -> TieredScheduler:
+    def make_scheduler(self) -> TieredScheduler:
         """With the same tiers."""
         self.tiered = TieredScheduler(
             self.config,
@@ -60,7 +56,6 @@ class TieredReplica(RemoteReplica):
             self.preemption,
             RecomputeCost(self.latency, self.config.max_num_batched_tokens),
             keep_schedule=self.logging,
-            foresight=foresight,
         )
         return self.tiered
 

@@ -6,8 +6,6 @@ swapping are what other engines, and its own v0, do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -17,9 +15,6 @@ from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.tiers.stack import TierStack
 from kvplan.engine.tiers.swap import Preemption, RecomputeCost, SwapCounts, Swapped, swap_is_cheaper
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class TieredScheduler(RemoteScheduler):
@@ -39,9 +34,8 @@ class TieredScheduler(RemoteScheduler):
         cost: RecomputeCost,
         *,
         keep_schedule: bool = False,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        super().__init__(config, source, keep_schedule=keep_schedule)
         self.stack = stack
         self.preemption = preemption
         self.cost = cost

@@ -44,7 +44,7 @@ class Account:
         prefix_caching: as it was asked for, or settled; None where the log does not say.
     """
 
-    engine: str
+    engine: str | None
     version: str | None
     model: str | None
     total_bytes: int | None
@@ -124,7 +124,8 @@ DTYPES: dict[str, str | None] = {
 
 def account(facts: tuple[Fact, ...]) -> Account:
     """Put the facts of one start together."""
-    engine = "sglang" if any(fact.engine == "sglang" for fact in facts) else "vllm"
+    spoken = {fact.engine for fact in facts}
+    engine = next((name for name in ("sglang", "vllm") if name in spoken), None)
     options = {key: value for fact in facts if fact.name == "options" for key, value in fact.values.items()}
     total = _gib(_last(facts, "total_gib"))
     utilization = _last(facts, "utilization", skip=("options",)) or _float(options.get("utilization"))

@@ -29,7 +29,7 @@ _NARROWEST, _WIDEST = 40, 500
 """Characters that terminals are wide."""
 
 _BEGINS = re.compile(
-    r"\s*$|\s*\(\w[\w ]{0,60}(?:pid|rank)=|\s*\[(?:\d{4}-|pod/|[A-Z])|"
+    r"\s*$|\s*\((?:\w[\w :.-]{0,100} )?(?:pid|rank)=|\s*\[(?:\d{4}-|pod/|[A-Z])|"
     r"\s*(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b|\d{4}-\d\d-\d\d|[\w.-]{1,100} +\| |\{|"
     r"Traceback |\s+File \"|Killed$"
 )

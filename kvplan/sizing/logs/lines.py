@@ -14,12 +14,16 @@ from kvplan.sizing.logs.service import Report, report
 from kvplan.sizing.logs.wordings import WORDINGS, possible
 
 RANKS = (
-    re.compile(r"\(((?:Vllm)?Worker\w{0,40}(?: rank=\d{1,6})?|RayWorker\w{0,40} pid=\d{1,10})[ ,)]"),
+    re.compile(
+        r"\(((?:Vllm)?Worker\w{0,40}(?: rank=\d{1,6})?|"
+        r"RayWorker\w{0,40} pid=\d{1,10}(?:, ip=[0-9a-fA-F.:]{1,45})?)[ ,)]"
+    ),
     re.compile(r"\(((?:DP)?EngineCore\w{0,40}(?: rank=\d{1,6})?)[ )]"),
     re.compile(r"\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPEC]P\d{1,6} ?){1,6})\]"),
 )
-"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``(RayWorkerWrapper ...``; an
-engine core, which prints its workers' lines behind its own name; ``[09:20:11 DP0 TP0]``."""
+"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``(RayWorkerWrapper ...`` (those
+of two nodes may have one pid); an engine core, which prints its workers' lines behind its own name;
+``[09:20:11 DP0 TP0]``."""
 
 SOURCE = re.compile(
     r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100})(?: +\||(?= exited with code))|"
@@ -41,6 +45,7 @@ class Fact:
     """What one line says.
 
     Attributes:
+        engine: who says it; '' where no line of the log is of one engine alone.
         line: counts from 1.
         values: numbers and words by field name.
         text: the line, of a wording from where it begins.
@@ -91,9 +96,7 @@ def read_log(lines: Iterable[str]) -> Reading:
             if not found and said is None and engines and (failure := _failure(text, count)) is not None:
                 found.append(failure)
             engines |= {fact.engine for fact in found if fact.engine}
-            # What both engines print is said by the one that spoke before.
-            spoken = facts[-1].engine if facts else "vllm"
-            facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
+            facts += found
             if found or not text.strip():
                 continue
             if said is None or not engines:  # without a start there is nothing that it is about
@@ -102,7 +105,15 @@ def read_log(lines: Iterable[str]) -> Reading:
                 reports.append(said)
     if not engines and (error := refusal(unread, stray=bool(facts))) is not None:
         raise error
-    return Reading(tuple(facts), tuple(reports), count, tuple(unread))
+    return Reading(tuple(_spoken(facts)), tuple(reports), count, tuple(unread))
+
+
+def _spoken(facts: list[Fact]) -> Iterator[Fact]:
+    """What both engines print is said by the one that spoke before, or by the first that speaks."""
+    spoken = next((fact.engine for fact in facts if fact.engine), "")
+    for fact in facts:
+        spoken = fact.engine or spoken
+        yield fact if fact.engine else replace(fact, engine=spoken)
 
 
 _BY_CUE = tuple((wording.cues[0], wording) for wording in WORDINGS)

@@ -77,7 +77,7 @@ _EITHER = (
 """What torch says, whichever engine calls it."""
 
 _KILLED = (
-    ("killed", r"(?:^|\| |\] |std(?:out|err) F )Killed\s*$"),
+    ("killed", r"(?:^|\| |\] |\bpid=[^()]{1,60}\) |std(?:out|err) F )Killed\s*$"),
     ("killed", r"(?:\S: line \d+:\s+(?:\d+ )?|\bzsh: |^\[\d+\]\s*[+-]?\s+(?:\d+ )?)killed(?:\s{2}|$)"),
     ("oomkilled", r"\bOOMKilled\b(?!\"?[:=]\s*false)"),
     ("137", r"\bexit(?:ed)?(?: with)?[ _-]?(?:code|status)\"?[: =]\s*137\b"),

@@ -44,9 +44,6 @@ LARGE_STEPS = (0, 5, 20)
 """GPUs of 20 to 35 GiB: chunks of 4,096 tokens and graphs of 48 sequences; before, 2,048 and 24."""
 NO_MORE_THAN_RUN = (0, 5, 22)
 """No graph is larger than the limit on running requests, where one is given."""
-LATENTS_8192 = (0, 5, 23)
-"""Prefill graphs of latents go up to 8,192 tokens, no longer 2,048; what is held back does not change."""
-
 AFTER_CAPTURE = {"musespark": (0, 5, 23)}
 """Models whose pool is sized once graphs are captured."""
 

@@ -20,7 +20,7 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
     if config.model_type in ("mamba", "mamba2", "falcon_mamba"):
         return None
     if config.model_type in SINGLE_PART:
-        return _single(config, layer, layers)
+        return _single(config, layer)
     nested = config.sub("ffn_config")
     if nested is not None and has_experts(nested):  # DBRX
         return experts(nested)
@@ -187,7 +187,7 @@ def _dense_prefix(config: Config) -> int:
     return 0
 
 
-def _single(config: Config, layer: int, layers: int) -> Mlp | None:
+def _single(config: Config, layer: int) -> Mlp | None:
     """Hybrids that alternate mixers and feed-forward layers."""
     pattern = config.get("hybrid_override_pattern")
     listed = config.get("layer_types")

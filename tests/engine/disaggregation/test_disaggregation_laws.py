@@ -46,7 +46,7 @@ class AuditedPrefill(Audited, PrefillReplica):
         super().advance(until)
 
     def _holders(self) -> list[LiveRequest]:
-        return [*self.scheduler.running, *self.prefill.held]
+        return [*self.scheduler.running, *self.scheduler.held]
 
     def release(self, request: LiveRequest) -> None:
         self.audit()
@@ -65,7 +65,7 @@ class AuditedDecode(Audited, DecodeReplica):
         super().advance(until)
 
     def _holders(self) -> list[LiveRequest]:
-        return [*self.scheduler.running, *self.remote.queue.holders]
+        return [*self.scheduler.running, *self.scheduler.queue.holders]
 
     def arrived(self, request: LiveRequest, now: float) -> None:
         self.audit()

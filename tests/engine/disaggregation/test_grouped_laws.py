@@ -55,7 +55,7 @@ class AuditedPrefill(GroupedPrefillReplica):
     """Checks its books with every delivery and release."""
 
     def _audit(self) -> None:
-        audit(self, [*self.scheduler.running, *self.prefill.held])
+        audit(self, [*self.scheduler.running, *self.scheduler.held])
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
         self._audit()
@@ -71,7 +71,7 @@ class AuditedDecode(GroupedDecodeReplica):
     """Checks its books with every delivery."""
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
-        holders = partial(lambda: [*self.scheduler.running, *self.remote.queue.holders])
+        holders = partial(lambda: [*self.scheduler.running, *self.scheduler.queue.holders])
         audit(self, holders())
         super().deliver(plan, clock)
         audit(self, holders())

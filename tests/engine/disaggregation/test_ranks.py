@@ -87,7 +87,7 @@ def test_the_books_balance(seed: int) -> None:
         assert row.arrival_s <= row.scheduled_s <= row.first_token_s <= row.finish_s
     for instance in engine.prefills:
         assert isinstance(instance, PrefillRanks)
-        assert [len(rank.prefill.held) for rank in instance.members] == [0, 0, 0]
+        assert [len(rank.scheduler.held) for rank in instance.members] == [0, 0, 0]
         assert not instance.used_blocks
     for receiver in engine.decodes:
         assert isinstance(receiver, DecodeRanks)

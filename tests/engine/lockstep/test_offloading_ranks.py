@@ -36,7 +36,7 @@ def played(
 ) -> tuple[object, ...]:
     engine.run(requests if crowd is None else crowd.arrivals(requests))
     engine.close()
-    return sorted(rows), engine.recorder.totals.to_dict(), engine.recorder.sections
+    return rows, engine.recorder.totals.to_dict(), engine.recorder.sections
 
 
 @fuzz(80)

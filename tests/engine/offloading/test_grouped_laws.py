@@ -39,7 +39,7 @@ class AuditedGroups(GroupedReplica):
         self.audit()
 
     def audit(self) -> None:
-        scheduler, remote, host = self.grouped, self.remote, self.grouped.host
+        scheduler, remote, host = self.grouped, self.scheduler, self.grouped.host
         cache = scheduler.numbered
         holders = (*remote.running, *remote.queue.holders, *remote.queue.orphaned, *remote.fenced)
         cache.tables.pool.check(table for request in holders for table in request.state.blocks)  # type: ignore[attr-defined]

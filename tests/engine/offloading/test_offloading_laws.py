@@ -40,7 +40,7 @@ class AuditedOffloading(Audited, OffloadingReplica):
     """Counts who holds blocks without running, and what is on its way."""
 
     def _holders(self) -> list[LiveRequest]:
-        remote = self.remote
+        remote = self.scheduler
         return [*super()._holders(), *remote.queue.holders, *remote.queue.orphaned, *remote.fenced]
 
     def audit(self) -> None:

@@ -56,7 +56,7 @@ def test_a_load_begins_when_the_step_it_was_planned_with_has_ended() -> None:
     engine, rows = serve(asked, num_blocks=8)
     # b took 6 of 7 blocks; of a's 4 full ones the device has the first, the host all. d is computed from 100
     # on, so the load takes from 101 to 101.75; the step from 102 on finds it, and c is in the one after that.
-    assert engine.remote.fetched_tokens == 12
+    assert engine.scheduler.fetched_tokens == 12
     assert rows["d"].scheduled_s == 100.0
     assert rows["c"].scheduled_s == 103.0
     assert rows["c"].cached_tokens == 16
@@ -96,7 +96,7 @@ def test_who_would_load_what_is_being_written_is_passed_over() -> None:
     engine, rows = serve(asked, put=2.5, num_blocks=20)
     assert rows["d"].scheduled_s == 2.0
     assert rows["c"].scheduled_s == 11.25
-    assert (engine.offloading.put_off, engine.remote.fetched_tokens) == (1, 4)
+    assert (engine.offloading.put_off, engine.scheduler.fetched_tokens) == (1, 4)
 
 
 def test_what_ends_while_nobody_asks_for_a_step_is_found_with_the_next_one() -> None:
@@ -107,7 +107,7 @@ def test_what_ends_while_nobody_asks_for_a_step_is_found_with_the_next_one() -> 
     engine, rows = serve(asked, num_blocks=13)
     # The last step, at 2, finds neither store: a's ends at 2.25, b's at 3.5. c takes the last two of a's five full
     # blocks, so d needs the host, which is told of a's with c's first step: its load begins with the second.
-    assert engine.remote.fetched_tokens == 8
+    assert engine.scheduler.fetched_tokens == 8
     assert rows["c"].scheduled_s == 100.0
     assert rows["d"].scheduled_s == 104.0
 

@@ -6,13 +6,14 @@ one before it begins.
 
 from __future__ import annotations
 
+from no_source import NoSource
+
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
-from kvplan.engine.remote.source import NoSource
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 

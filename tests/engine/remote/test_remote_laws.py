@@ -12,6 +12,7 @@ from crowds import Crowd, crowds
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
+from no_source import NoSource
 from workloads import cases, stride_of
 
 from kvplan.engine.config import EngineConfig
@@ -20,7 +21,6 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
-from kvplan.engine.remote.source import NoSource
 from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
@@ -52,7 +52,7 @@ class AuditedRemote(Audited, RemoteReplica):
     """Counts the blocks of loading requests among those held, and those that wait for a step's end."""
 
     def _holders(self) -> list[LiveRequest]:
-        remote = self.remote
+        remote = self.scheduler
         return [*super()._holders(), *remote.queue.holders, *remote.queue.orphaned, *remote.fenced]
 
 
@@ -107,10 +107,10 @@ def test_loads_keep_the_books_and_nothing_hangs(
     assert isinstance(engine, AuditedRemote)
     engine.audit()
     assert engine.scheduler.free_blocks == config.usable_blocks
-    assert not engine.remote.queue.holders
+    assert not engine.scheduler.queue.holders
     totals = engine.recorder.totals
     assert totals.finished + totals.rejected == len(requests)
-    assert engine.remote.loads == len(source.fetches)
+    assert engine.scheduler.loads == len(source.fetches)
     for row in rows:
         assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
         assert 0 <= row.cached_tokens < row.prompt_tokens
@@ -168,7 +168,7 @@ def test_the_books_are_kept_when_blocks_wait_for_steps(
             return
         engine.close()
         assert engine.scheduler.free_blocks == config.usable_blocks
-        assert not engine.remote.fenced
+        assert not engine.scheduler.fenced
         totals = recorder.totals
         assert totals.finished + totals.rejected + totals.timed_out == totals.requests
         told.append((rows, totals.to_dict(), recorder.series, recorder.rejections))

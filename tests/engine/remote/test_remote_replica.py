@@ -121,7 +121,7 @@ def test_what_the_device_has_is_not_fetched() -> None:
     second = Request("b", 5.0, (*first.prompt, (7, 6)), 15, ((90_000, 1),), 1)
     replica.run([first, second])
     # Two blocks of the device, one block of 4 tokens fetched, 3 tokens computed.
-    assert replica.remote.fetched_tokens == 4
+    assert replica.scheduler.fetched_tokens == 4
     assert replica.scheduler.hit_tokens == 8
     assert rows["b"].cached_tokens == 12
 
@@ -181,8 +181,8 @@ def test_a_load_of_unknown_end_ends_when_told() -> None:
     replica.push(request("a", 0.0, 10, 1))
     replica.advance(10.0)
     assert replica.clock == 10.0
-    (loading,) = replica.remote.queue.loading
-    replica.arrives(loading, 12.5)
+    (load,) = replica.scheduler.queue.loading.values()
+    replica.at(12.5, lambda now: replica.ended(load, now))
     replica.advance(UNKNOWN)
     assert rows["a"].scheduled_s == 12.5
 

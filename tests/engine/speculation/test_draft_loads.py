@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from drafted_loads import DraftRemoteReplica
 from drafted_workloads import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_source import NoSource
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
@@ -15,9 +17,7 @@ from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.remote.source import NoSource
 from kvplan.engine.speculation.acceptance import geometric
-from kvplan.engine.speculation.loading import DraftRemoteReplica
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import rules_of
 from kvplan.engine.speculation.strategy import Speculation
@@ -97,7 +97,7 @@ def test_all_blocks_come_back(requests: list[Request], seconds: float, overlappi
         ),
         requests,
     )
-    scheduler = engine.remote
+    scheduler = engine.scheduler
     assert scheduler.free_blocks == config.usable_blocks
     assert not scheduler.fenced
     assert not scheduler.queue

@@ -68,7 +68,7 @@ class Audited(DraftGroupedReplica):
         self.audit()
 
     def audit(self) -> None:
-        scheduler, remote, host = self.grouped, self.remote, self.grouped.host
+        scheduler, remote, host = self.grouped, self.scheduler, self.grouped.host
         tables = scheduler.numbered.tables
         holders = (*remote.running, *remote.queue.holders, *remote.queue.orphaned, *remote.fenced)
         tables.pool.check(table for request in holders for table in request.state.blocks)  # type: ignore[attr-defined]

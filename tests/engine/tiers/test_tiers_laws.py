@@ -65,8 +65,8 @@ class AuditedTiers(Audited, TieredReplica):
     """Checks the books of every tier, too."""
 
     def _holders(self) -> list[LiveRequest]:
-        queue = self.remote.queue
-        return [*super()._holders(), *queue.holders, *queue.orphaned, *self.remote.fenced]
+        queue = self.scheduler.queue
+        return [*super()._holders(), *queue.holders, *queue.orphaned, *self.scheduler.fenced]
 
     def audit(self) -> None:
         super().audit()
@@ -153,7 +153,7 @@ def test_the_books_are_kept_when_clients_give_up(
     engine.run(crowd.arrivals(requests))
     engine.close()
     engine.audit()
-    totals, queue = engine.recorder.totals, engine.remote.queue
+    totals, queue = engine.recorder.totals, engine.scheduler.queue
     assert totals.finished + totals.rejected + totals.timed_out == totals.requests
     assert engine.scheduler.free_blocks == config.usable_blocks
     assert not engine.tiered.swapped

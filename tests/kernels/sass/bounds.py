@@ -56,7 +56,7 @@ def of(item: Shipped) -> Bounds:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(kernel.asm["cubin"])
-        code = instructions(aot._tool("cuobjdump", "-sass", str(file)))
+        code = instructions(aot._cuobjdump("-sass", str(file)))
     constants = item.variant.constants
     fmt = get_format(item.name.split("/")[1])
     read = fmt.bytes_per_token(1, constants.get("D", 576)) * constants["BN"]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from kvplan.engine.numbered.replica import NumberedReplica
 from kvplan.engine.offloading.grouped.host import HostChunks
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
 from kvplan.engine.offloading.replica import OffloadingReplica
 
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
-
-class GroupedReplica(NumberedReplica, OffloadingReplica):
+class GroupedReplica(OffloadingReplica):
     """A replica with vLLM's offloading connector, whatever groups its cache has."""
 
-    def make_scheduler(self, foresight: Foresight | None) -> GroupedScheduler:
+    def make_scheduler(self) -> GroupedScheduler:
         """As the base class."""
         self.grouped = GroupedScheduler(
             self.config,
@@ -24,7 +20,6 @@ class GroupedReplica(NumberedReplica, OffloadingReplica):
             cast(HostChunks, self.cache),
             self.chunk_blocks,
             keep_schedule=self.logging,
-            foresight=foresight,
         )
         self.offloading = self.grouped
         return self.grouped

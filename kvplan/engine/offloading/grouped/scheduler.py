@@ -5,7 +5,7 @@ What it does is what ``offloading.scheduler`` does for one group, in the order o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
@@ -29,9 +29,6 @@ from kvplan.engine.remote.queue import Load, Transfer
 from kvplan.engine.remote.scheduler import LATER
 from kvplan.engine.remote.source import KvSource
 
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
-
 
 class GroupedScheduler(NumberedLoads, ConnectorScheduler):
     """See the module.
@@ -52,9 +49,8 @@ class GroupedScheduler(NumberedLoads, ConnectorScheduler):
         chunk_blocks: int,
         *,
         keep_schedule: bool = False,
-        foresight: Foresight | None = None,
     ) -> None:
-        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        super().__init__(config, source, keep_schedule=keep_schedule)
         self.offload(host, chunk_blocks)
 
     def offload(self, host: HostChunks, chunk_blocks: int) -> None:

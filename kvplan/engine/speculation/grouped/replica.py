@@ -6,7 +6,6 @@ from typing import cast
 
 from kvplan.engine.offloading.connector import ConnectorScheduler
 from kvplan.engine.offloading.grouped.host import HostChunks
-from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.grouped.scheduler import DraftGroupedScheduler
 from kvplan.engine.speculation.offloading import DraftOffloadingReplica
 
@@ -14,7 +13,7 @@ from kvplan.engine.speculation.offloading import DraftOffloadingReplica
 class DraftGroupedReplica(DraftOffloadingReplica):
     """One with vLLM's offloading connector whose requests have drafts, whatever groups its cache has."""
 
-    def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
+    def make_scheduler(self) -> ConnectorScheduler:
         """See the base class."""
         scheduler = DraftGroupedScheduler(
             self.config, self, cast(HostChunks, self.cache), self.chunk_blocks, self.drafts,
