@@ -85,8 +85,8 @@ class Arrivals:
         self._source = iter(kept)
         self._next = next(self._source, None)
 
-    def stepped(self, seconds: float, batch: StepBatch) -> None:
-        """The engine was asked how long a step takes, which it takes next."""
+    def stepped(self, seconds: float, batch: StepBatch, early_s: float) -> None:
+        """The engine takes a step of so long next, whose outputs leave ``early_s`` before its end."""
 
     def passed(self, now: float) -> None:
         """The engine has been taken to ``now``: nothing happens in it before."""
@@ -132,9 +132,9 @@ class Relayed(Arrivals):
         self.patience = inner.patience
         self.streams = inner.streams
 
-    def stepped(self, seconds: float, batch: StepBatch) -> None:
+    def stepped(self, seconds: float, batch: StepBatch, early_s: float) -> None:
         """See the base class."""
-        self.inner.stepped(seconds, batch)
+        self.inner.stepped(seconds, batch, early_s)
 
     def passed(self, now: float) -> None:
         """See the base class."""
@@ -230,11 +230,15 @@ class Clocked(Protocol):
 
 
 def tell_steps(engine: Clocked, arrivals: Arrivals) -> None:
-    """From now on, arrivals that must hear of an engine's steps do."""
+    """From now on, arrivals that must hear of an engine's steps do.
+
+    One whose outputs leave before a step's drafts are made says so with ``outputs_first``.
+    """
     if arrivals.streams:
         from kvplan.engine.streaming import Streamed
 
-        engine.latency = Streamed(engine.latency, arrivals.stepped)
+        early = bool(getattr(engine, "outputs_first", False))
+        engine.latency = Streamed(engine.latency, arrivals.stepped, early=early)
 
 
 def serve(engine: Stepped, arrivals: Arrivals) -> None:

@@ -99,15 +99,14 @@ class Streamer(Relayed):
 
     # -- the engine's steps ------------------------------------------------------------------------------
 
-    def stepped(self, seconds: float, batch: StepBatch) -> None:
-        """The engine was asked how long a step takes, which it takes next."""
+    def stepped(self, seconds: float, batch: StepBatch, early_s: float) -> None:
+        """See the base class."""
         begun_s = self._device_s if self._device_s > self._pushed_s else self._pushed_s
         self._device_s = begun_s + seconds
         outputs = batch.sampled_requests
         if outputs:
-            # With drafts the tokens leave before the drafter is through.
             first = outputs - batch.decode_requests if batch.prefill_chunks else 0
-            self._messages.append((self._device_s - batch.drafting_s, outputs, max(first, 0)))
+            self._messages.append((self._device_s - early_s, outputs, max(first, 0)))
 
     def passed(self, now: float) -> None:
         """See the base class."""
@@ -254,17 +253,23 @@ class Streamer(Relayed):
 class Streamed:
     """A latency model that answers as ``model`` does, and tells a ``Streamer`` of every step.
 
+    Args:
+        stepped: told how long a step takes, and how much before its end outputs leave.
+        early: outputs leave before drafts are made.
+
     Attributes:
         unheard: ``model``, for whoever asks what a step would take that is not taken.
     """
 
-    def __init__(self, model: LatencyModel, stepped: Callable[[float, StepBatch], None]) -> None:
+    def __init__(
+        self, model: LatencyModel, stepped: Callable[[float, StepBatch, float], None], *, early: bool = False
+    ) -> None:
         self.unheard = getattr(model, "unheard", model)
         answer = model.step_seconds
 
         def step_seconds(batch: StepBatch) -> float:
             seconds = answer(batch)
-            stepped(seconds, batch)
+            stepped(seconds, batch, batch.drafting_s if early else 0.0)
             return seconds
 
         self.step_seconds = step_seconds
