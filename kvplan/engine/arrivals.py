@@ -29,6 +29,7 @@ class Arrivals:
         patience: how long clients wait for an answer; None: for ever.
         streams: whether tokens, too, take time on their way (``kvplan.engine.streaming``): it must be told of
             every step, and ``next_s`` is sure only up to what ``passed`` was told.
+        held_s: seconds from engine to client of the first token of the request that finished last.
 
     Args:
         requests: in the order in which they arrive.
@@ -36,6 +37,7 @@ class Arrivals:
 
     waits = False
     streams = False
+    held_s = 0.0
     reaction_s = inf
     patience: Patience | None = None
 

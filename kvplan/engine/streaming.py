@@ -68,7 +68,6 @@ class Streamer(Relayed):
         output_s, chunk_s: seconds of work on an output of the engine, and on a chunk that a client is sent.
 
     Attributes:
-        held_s: seconds from engine to client of the first token of the request that finished last.
         busy_s: seconds of the thread's work on messages.
         outputs, chunks: of those, what it worked on.
     """

@@ -26,6 +26,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from kvplan.errors import SpecError, UnknownName
@@ -163,6 +164,7 @@ class ClientOverhead:
 NO_OVERHEAD = ClientOverhead()
 
 
+@lru_cache(maxsize=1 << 16)
 def drawn(seed: str, request_id: str) -> float:
     """The standard normal number of a request, within 3."""
     normal = random.Random(f"client/{seed}/{request_id}").gauss(0.0, 1.0)
