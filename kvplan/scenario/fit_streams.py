@@ -11,7 +11,9 @@ streams.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvplan.scenario.fit_constants import CHUNK, Constant
@@ -36,6 +38,9 @@ such work is refuted: what stays unexplained without it counts as noise of the f
 BETTER, KNOWN = 0.15, 0.7
 """Share of what held-out requests are off that it must take away, and the deviation of its logarithm, from
 the run alone, within which it must be known: what is only usual is not added."""
+SPLIT = 0.2
+"""Deviation of its logarithm beside what runs leave open: how work is divided between chunks and outputs is
+assumed (from none on outputs to most of it)."""
 REACH = 1.5
 """E-folds by which the linear picture may move a constant."""
 
@@ -92,7 +97,11 @@ def streamed(
     if left > (1.0 - BETTER) * min(offs) or other.alone[CHUNK.name] > KNOWN:
         weigh(end.values)
         return None, told._replace(likely_s=0.0)
-    return other, told
+    deviations, alone = (
+        {**known, CHUNK.name: math.hypot(known[CHUNK.name], SPLIT)}
+        for known in (other.deviations, other.alone)
+    )
+    return replace(other, deviations=deviations, alone=alone), told
 
 
 def streams_told(
