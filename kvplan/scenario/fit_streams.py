@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvplan.scenario.fit_constants import CHUNK, Constant
 from kvplan.scenario.fit_end import CORRELATED, LEAST_NOISE, LOSS_SCALE, End, end_of
+from kvplan.scenario.log_features import quantile
 from kvplan.scenario.search import robust_step
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ such work is refuted: what stays unexplained without it counts as noise of the f
 BETTER, KNOWN = 0.15, 0.7
 """Share of what held-out requests are off that it must take away, and the deviation of its logarithm, from
 the run alone, within which it must be known: what is only usual is not added."""
+APART = 2.0
+"""Times as many requests in flight, in the median, in one run as in another: at one load a few slow requests
+are as good an explanation."""
 SPLIT = 0.2
 """Deviation of its logarithm beside what runs leave open: how work is divided between chunks and outputs is
 assumed (from none on outputs to most of it)."""
@@ -87,9 +91,9 @@ def streamed(
 
     weigh(first.values)
     told = streams_told(first, free, residual)
-    if not told.likely_s:
+    if not told.likely_s or not _apart(runs):
         weigh(end.values)
-        return None, told
+        return None, told._replace(likely_s=0.0)
     tell("once more, with a front end that takes time to hand tokens out")
     begin = {**start, CHUNK.name: told.likely_s}
     other = end_of([*free, CHUNK], begin, residual, weigh, tell)
@@ -102,6 +106,12 @@ def streamed(
         for known in (other.deviations, other.alone)
     )
     return replace(other, deviations=deviations, alone=alone), told
+
+
+def _apart(runs: Sequence[FittedRun]) -> bool:
+    """Whether the runs are of loads that differ."""
+    flights = [quantile(sorted(run.flight), 0.5) for run in runs]
+    return max(flights) >= APART * min(flights)
 
 
 def streams_told(

@@ -75,6 +75,11 @@ def test_one_calm_run_does_not_tell_and_says_up_to_how_many_streams() -> None:
     assert any("every chunk that it streams" in note for note in fit.notes)
 
 
+def test_one_load_does_not_tell_however_slow_a_front_end_it_suggests() -> None:
+    fit = fitted(logs(8 * WORK_S)[0])
+    assert CHUNK not in fit.constants
+
+
 def test_what_the_scenario_says_is_kept() -> None:
     fit = fitted(logs(WORK_S)[0], **{f"latency.{CHUNK}": WORK_S})
     assert CHUNK not in fit.constants
