@@ -15,6 +15,7 @@ from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.patience import Patience
+    from kvplan.engine.protocols import LatencyModel, StepBatch
     from kvplan.engine.recorder import Recorder
 
 
@@ -26,12 +27,17 @@ class Arrivals:
             next answer before ``next_s`` is looked at again.
         reaction_s: a request that an answer brings about arrives no sooner than so long after it.
         patience: how long clients wait for an answer; None: for ever.
+        streams: whether tokens, too, take time on their way (``kvplan.engine.streaming``): it must be told of
+            every step, and ``next_s`` is sure only up to what ``passed`` was told.
+        held_s: seconds from engine to client of the first token of the request that finished last.
 
     Args:
         requests: in the order in which they arrive.
     """
 
     waits = False
+    streams = False
+    held_s = 0.0
     reaction_s = inf
     patience: Patience | None = None
 
@@ -81,8 +87,23 @@ class Arrivals:
         self._source = iter(kept)
         self._next = next(self._source, None)
 
+    def stepped(self, seconds: float, batch: StepBatch, early_s: float) -> None:
+        """The engine takes a step of so long next, whose outputs leave ``early_s`` before its end."""
+
+    def passed(self, now: float) -> None:
+        """The engine has been taken to ``now``: nothing happens in it before."""
+
+    def due(self, now: float) -> bool:
+        """Whether the next request is there, the engine having been taken to ``now``."""
+        self.passed(now)
+        return self.next_s <= now
+
+    def delivered(self, request_id: str, first_s: float, finish_s: float) -> tuple[float, float]:
+        """When the first and the last token reach their client that leave the engine then."""
+        return first_s, finish_s
+
     def answered(self, request_id: str, time_s: float) -> None:
-        """The engine finished a request at ``time_s``."""
+        """A request's last token was there at ``time_s``."""
 
     def gave_up(self, request_id: str, time_s: float) -> bool:
         """The client of a request stopped waiting for its answer at ``time_s``; the engine drops it.
@@ -111,6 +132,19 @@ class Relayed(Arrivals):
         self.waits = inner.waits
         self.reaction_s = inner.reaction_s
         self.patience = inner.patience
+        self.streams = inner.streams
+
+    def stepped(self, seconds: float, batch: StepBatch, early_s: float) -> None:
+        """See the base class."""
+        self.inner.stepped(seconds, batch, early_s)
+
+    def passed(self, now: float) -> None:
+        """See the base class."""
+        self.inner.passed(now)
+
+    def delivered(self, request_id: str, first_s: float, finish_s: float) -> tuple[float, float]:
+        """See the base class."""
+        return self.inner.delivered(request_id, first_s, finish_s)
 
     @property
     def next_s(self) -> float:
@@ -191,12 +225,33 @@ class Stepped(Protocol):
         """A request arrives; ``advance`` must have been called up to its arrival."""
 
 
+class Clocked(Protocol):
+    """Whatever asks how long steps take."""
+
+    latency: LatencyModel
+
+
+def tell_steps(engine: Clocked, arrivals: Arrivals) -> None:
+    """From now on, arrivals that must hear of an engine's steps do.
+
+    One whose outputs leave before a step's drafts are made says so with ``outputs_first``.
+    """
+    if arrivals.streams:
+        from kvplan.engine.streaming import Streamed
+
+        early = bool(getattr(engine, "outputs_first", False))
+        engine.latency = Streamed(engine.latency, arrivals.stepped, early=early)
+
+
 def serve(engine: Stepped, arrivals: Arrivals) -> None:
     """Take an engine through all arrivals, and on until nothing is left to do."""
     engine.stops = arrivals.waits
+    streams = arrivals.streams
     if arrivals.patience is not None:
         engine.expect(arrivals.patience)
     while True:
+        if streams:
+            arrivals.passed(engine.clock)
         due = arrivals.next_s
         if engine.clock < due:
             engine.advance(due)
@@ -204,4 +259,9 @@ def serve(engine: Stepped, arrivals: Arrivals) -> None:
                 continue
             if due == inf:
                 return
+            if streams:
+                # Where nothing was left to do the engine's clock has not come so far.
+                arrivals.passed(max(due, engine.clock))
+                if arrivals.next_s > due:
+                    continue
         engine.push(arrivals.take())

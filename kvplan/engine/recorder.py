@@ -212,6 +212,9 @@ class Recorder:
             first_s = self._clients.first_sent_s(row.id)
             if first_s is not None:
                 row = row._replace(arrival_s=first_s)
+            if self._clients.streams:
+                seen_s, last_s = self._clients.delivered(row.id, row.first_token_s, row.finish_s)
+                row = row._replace(first_token_s=seen_s, finish_s=last_s)
             self._clients.answered(row.id, row.finish_s)
         if self._on_request is None:
             self._finished.append(row)

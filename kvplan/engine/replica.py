@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from math import nextafter
 from typing import TYPE_CHECKING
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
+from kvplan.engine.arrivals import Arrivals, arrivals_of, serve, tell_steps
 from kvplan.engine.coasting import coast
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck, InvalidLatency
@@ -66,7 +66,9 @@ class Replica:
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        serve(self, arrivals_of(requests, self.recorder))
+        arrivals = arrivals_of(requests, self.recorder)
+        tell_steps(self, arrivals)
+        serve(self, arrivals)
 
     def expect(self, patience: Patience) -> None:
         """See ``Stepped``."""

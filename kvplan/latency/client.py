@@ -15,7 +15,9 @@ thread's work, so that requests that are sent together wait for one another befo
 
     api_server_s + client_token_s * prompt_tokens
 
-All but the first constant are 0 unless given or fitted.
+The same thread hands tokens out (``kvplan.engine.streaming``), where that is given: ``api_server_output_s``
+for every output of a step, ``api_server_chunk_s`` for every chunk that a client is sent; the former is
+``OUTPUT_SHARE`` of the latter unless given, too. All but the first constant are 0 unless given or fitted.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from kvplan.errors import SpecError, UnknownName
@@ -36,8 +39,12 @@ DEFAULT_S = 15e-3
 KEY = "client_overhead_s"
 TOKEN, SPREAD, SERVER = "client_token_s", "client_spread", "api_server_s"
 STALL, STALL_SHARE = "client_stall_s", "client_stall_share"
+OUTPUT, CHUNK = "api_server_output_s", "api_server_chunk_s"
+OUTPUT_SHARE = 0.25
+"""Work on an output over work on a chunk (assumed): detokenizing and statistics, over JSON and a write."""
 MAX_S = 60.0
-LIMITS = {KEY: MAX_S, SERVER: 1.0, TOKEN: 1e-2, SPREAD: 2.0, STALL: MAX_S, STALL_SHARE: 1.0}
+LIMITS = {KEY: MAX_S, SERVER: 1.0, TOKEN: 1e-2, SPREAD: 2.0, STALL: MAX_S, STALL_SHARE: 1.0,
+          OUTPUT: 1e-2, CHUNK: 1e-2}  # fmt: skip
 """The largest value of each parameter; the least is 0."""
 _WHY = {
     SERVER: "for every request, one after the other, before it reaches the engine: HTTP and chat template",
@@ -45,6 +52,8 @@ _WHY = {
     SPREAD: "of the logarithm of the client's overhead, from request to request",
     STALL: "at most, for requests that come while something holds them up before their first token",
     STALL_SHARE: "of the requests come then",
+    OUTPUT: "for every output of a step, on the thread that takes requests in: detokenizing",
+    CHUNK: "for every chunk streamed, on the same thread; what a stream is behind goes in one: JSON, writing",
 }
 _FARTHEST = 3.0
 
@@ -61,6 +70,8 @@ class ClientOverhead:
         servers: front ends side by side.
         spread: standard deviation of the logarithm of ``seconds`` from request to request.
         stall_s, stall_share: the longest stall, and the share of requests that one holds up.
+        output_s, chunk_s: of the front end's thread, an output of a step and a chunk streamed.
+        output_given: whether the scenario says the former.
         seed: what is drawn follows from this and a request's name.
     """
 
@@ -75,6 +86,14 @@ class ClientOverhead:
     seed: str = ""
     stall_s: float = 0.0
     stall_share: float = 0.0
+    output_s: float = 0.0
+    chunk_s: float = 0.0
+    output_given: bool = True
+
+    @property
+    def streams(self) -> bool:
+        """Whether tokens wait for one another, and for requests, on their way to clients."""
+        return bool(self.output_s or self.chunk_s)
 
     @property
     def varies(self) -> bool:
@@ -134,15 +153,18 @@ class ClientOverhead:
         found = [Assumption(f"latency.{KEY}", self.seconds, f"{why}; {source}")]
         stalls = ((STALL, self.stall_s), (STALL_SHARE, self.stall_share)) if self.stall_s else ()
         others = ((SERVER, self.server_s), (TOKEN, self.token_s), (SPREAD, self.spread), *stalls)
-        for name, value in others:
+        for name, value in (*others, (CHUNK, self.chunk_s), (OUTPUT, self.output_s)):
             if value:
-                found.append(Assumption(f"latency.{name}", value, f"{_WHY[name]}; given in the scenario"))
+                assumed = name == OUTPUT and not self.output_given
+                given = f"{OUTPUT_SHARE:g} of {CHUNK} (assumed)" if assumed else "given in the scenario"
+                found.append(Assumption(f"latency.{name}", value, f"{_WHY[name]}; {given}"))
         return tuple(found)
 
 
 NO_OVERHEAD = ClientOverhead()
 
 
+@lru_cache(maxsize=1 << 16)
 def drawn(seed: str, request_id: str) -> float:
     """The standard normal number of a request, within 3."""
     normal = random.Random(f"client/{seed}/{request_id}").gauss(0.0, 1.0)
@@ -171,6 +193,8 @@ def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict
     return ClientOverhead(
         seconds, low_s, high_s, given, server_s, token_s, spread=found.get(SPREAD, 0.0),
         stall_s=found.get(STALL, 0.0), stall_share=found.get(STALL_SHARE, 0.0),
+        output_s=found.get(OUTPUT, OUTPUT_SHARE * found.get(CHUNK, 0.0)), chunk_s=found.get(CHUNK, 0.0),
+        output_given=OUTPUT in found,
     ), rest  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from kvplan.errors import SpecError
@@ -80,6 +81,16 @@ class PrefillLayer(Protocol):
         ...
 
 
+@lru_cache(maxsize=1 << 14)
+def _waves(rows: int, outputs: int, sms: float) -> tuple[int, ...]:
+    """Rounds of programs on so many multiprocessors, by ``TILES`` and ``SPLITS``, for all clocks."""
+    return tuple(
+        math.ceil(math.ceil(rows / height) * math.ceil(outputs / width) * splits / sms)
+        for height, width in TILES
+        for splits in SPLITS
+    )
+
+
 class Datasheet:
     """Kernels of one GPU.
 
@@ -88,7 +99,7 @@ class Datasheet:
         efficiency: what kernels reach of them.
     """
 
-    __slots__ = ("_bandwidth", "_cycle_s", "_peak16", "_sms", "_tiled", "efficiency", "gpu")
+    __slots__ = ("_bandwidth", "_cycle_s", "_peak16", "_programs", "_sms", "_tiled", "efficiency", "gpu")
 
     def __init__(self, gpu: GpuSpec, efficiency: Efficiency) -> None:
         self.gpu, self.efficiency = gpu, efficiency
@@ -97,6 +108,7 @@ class Datasheet:
         self._bandwidth = gpu.bandwidth_bytes_per_s
         self._peak16 = peak_flops(gpu, "bf16")
         self._tiled: dict[tuple[int, int, int, str], float] = {}
+        self._programs: dict[tuple[int, float, float, float], list[tuple[int, float]]] = {}
 
     @property
     def decode_floor_s(self) -> float:
@@ -132,21 +144,35 @@ class Datasheet:
 
         Parts of a split tile are 32-bit sums, written once and read once.
         """
-        sms, end, split = self._sms, own.tile_cycles * self._cycle_s, own.split_cycles * self._cycle_s
-        rate, sums_s = peak / sms, 8.0 * rows * outputs / (self._bandwidth * own.memory)
+        key = (inputs, weight, peak, own.compute)
+        programs = self._programs.get(key)
+        if programs is None:
+            programs = self._programs[key] = self._tile_programs(inputs, weight, peak, own)
+        split, sums_s = (
+            own.split_cycles * self._cycle_s,
+            8.0 * rows * outputs / (self._bandwidth * own.memory),
+        )
         best = math.inf
+        for rounds, (splits, program) in zip(_waves(rows, outputs, self._sms), programs, strict=True):
+            seconds = rounds * program
+            if splits > 1:
+                seconds += split + splits * sums_s
+            if seconds < best:
+                best = seconds
+        return best
+
+    def _tile_programs(
+        self, inputs: int, weight: float, peak: float, own: GemmEfficiency
+    ) -> list[tuple[int, float]]:
+        """Of each tile and split, in order: into how many parts, and seconds of one program."""
+        end, rate = own.tile_cycles * self._cycle_s, peak / self._sms
+        found = []
         for height, width in TILES:
             products = 2.0 * height * width / rate
             if height == ROWS:
                 products = max(products, (2.0 * height + weight * width) / LOADED_BYTES * self._cycle_s)
-            tiles = math.ceil(rows / height) * math.ceil(outputs / width)
-            for splits in SPLITS:
-                program = inputs / splits * products / own.compute + end
-                seconds = math.ceil(tiles * splits / sms) * program
-                if splits > 1:
-                    seconds += split + splits * sums_s
-                best = min(best, seconds)
-        return best
+            found += [(splits, inputs / splits * products / own.compute + end) for splits in SPLITS]
+        return found
 
     def experts(self, item: Experts, tokens: float) -> float:
         """One layer of routed experts for ``tokens`` tokens: two grouped multiplications, and what is around.

@@ -12,6 +12,7 @@ from kvplan.engine.api_server import ApiServer
 from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.streaming import Streamer
 from kvplan.errors import TooFewRequests, UsageError
 from kvplan.traces.request import Request
 
@@ -96,13 +97,30 @@ class Clients:
             arrivals = Arrivals(requests)
         if self.limit is not None:
             arrivals = InFlightLimit(arrivals, self.limit, reaction_s, own_s)
-        if client.queues:
+        if client.streams:
+            arrivals = self._streamed(arrivals, client)
+        elif client.queues:
             arrivals = ApiServer(arrivals, client.service_s, client.servers)
         if not self.give_up:
             return arrivals
         if whole:
             self._check_patience(client.seconds)
         return self._impatient(arrivals, client.seconds)
+
+    def _streamed(self, arrivals: Arrivals, client: ClientOverhead) -> Streamer:
+        """The same by way of a front end that tokens wait at, too.
+
+        Raises:
+            UsageError: clients give up, which they would by tokens that they have not seen yet.
+        """
+        if self.give_up:
+            raise UsageError(
+                "clients that give up are simulated with a front end that hands tokens out at once: they are "
+                "noticed in the engine, before their tokens wait there",
+                where="workload.timeout_s",
+                hint="leave out the time-outs, or latency.api_server_chunk_s and api_server_output_s",
+            )  # fmt: skip
+        return Streamer(arrivals, client.service_s, client.output_s, client.chunk_s)
 
     def _impatient(self, arrivals: Arrivals, reaction_s: float) -> Impatient:
         """The same from clients that wait for so long for the engine's part of an answer."""
@@ -136,7 +154,9 @@ class Clients:
             impatient = cast("Impatient", arrivals)
             found += self._about_patience(impatient)
             arrivals = impatient.inner
-        if isinstance(arrivals, ApiServer):
+        if isinstance(arrivals, Streamer):
+            found += _about_streams(arrivals, span)
+        if isinstance(arrivals, (ApiServer, Streamer)):
             arrivals = arrivals.inner
         waits, reaction_s = arrivals.waits, arrivals.reaction_s
         if recorder.outside_s:
@@ -201,6 +221,18 @@ class Clients:
                 "how often a request was sent again; its latencies count from the first time",
             )  # fmt: skip
         yield Metric("lost", arrivals.lost, "1", "requests that were never answered")
+
+
+def _about_streams(arrivals: Streamer, span_s: float) -> Iterator[Metric]:
+    """What a front end had to do that tokens wait at."""
+    yield Metric(
+        "front_end_busy", arrivals.busy_s / span_s if span_s else 0.0, "1",
+        "of the run, with handing out tokens",
+    )  # fmt: skip
+    yield Metric(
+        "chunk_tokens", arrivals.outputs / arrivals.chunks if arrivals.chunks else 1.0, "tokens",
+        "a chunk that a client is sent; more than 1 where the front end is behind",
+    )  # fmt: skip
 
 
 def _own(client: ClientOverhead) -> Callable[[Request], float]:

@@ -28,7 +28,6 @@ from kvplan.latency.roofline import Roofline
 from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_advice import (
-    Z90,
     another_model,
     another_size,
     front_end_left,
@@ -37,10 +36,12 @@ from kvplan.scenario.fit_advice import (
     mixed,
     poor,
     strange,
+    streams_left,
     unsure_why,
 )
 from kvplan.scenario.fit_client import client_spread
 from kvplan.scenario.fit_constants import (
+    CHUNK,
     CLIENT,
     CONSTANTS,
     LAUNCH,
@@ -49,11 +50,12 @@ from kvplan.scenario.fit_constants import (
     TOKEN,
     Constant,
 )
-from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, end_of
+from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, between, end_of, share_of
 from kvplan.scenario.fit_front_end import FrontEnd, front_end
 from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
 from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.fit_streams import Streams, streamed
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
@@ -214,7 +216,14 @@ class _Fitting:
             if c.name not in reasons or c.name == "request_s"
         ]
         before = self._errors(self.own)
-        end, told = self._ended(free)
+        first = end_of(free, self.start, self._residual, self._weigh, self.tell)
+        end, told = self._ended(free, first)
+        streams = None
+        if free and self.system.one_by_one and not self.client.streams:
+            other, streams = streamed(self.runs, first, end, free, self.start, self.tell)
+            if other is not None:
+                free, end, told = [*free, CHUNK], other, None
+        usual = {CHUNK.name: CHUNK.start, **self.start}
         values = end.values
         prompts = [row.prompt_tokens for each in self.runs for row in each.log.rows]
         for name in self._unsure(free, end):
@@ -234,15 +243,15 @@ class _Fitting:
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
-            {name: _share(size) for name, size in end.deviations.items() if name not in reasons},
-            {name: _share(size) for name, size in self._alone(end, told).items()},
+            {name: share_of(size) for name, size in end.deviations.items() if name not in reasons},
+            {name: share_of(size) for name, size in self._alone(end, told).items()},
             reasons,
             tuple(
                 name for name in reasons
                 if name not in self.given and values[name] == self.start.get(name) == self.own[name]
             ),
             (tuple(end.deviations), end.factor),
-            _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
+            between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             before,
             after,
             variation,
@@ -251,19 +260,19 @@ class _Fitting:
             requests,
             tuple(
                 dict.fromkeys(
-                    (*self._notes(), *self.notes, *poor(after), *mixes, *strange(free, values, self.start),
-                     *self._left(values), *self._further(reasons), *self._front_end(end, reasons))
+                    (*self._notes(), *self.notes, *poor(after), *mixes, *strange(free, values, usual),
+                     *self._left(values), *self._further(reasons), *self._front_end(end, reasons),
+                     *self._streams_left(streams))
                 )
             ),
         )  # fmt: skip
 
-    def _ended(self, free: Sequence[Constant]) -> tuple[End, FrontEnd | None]:
+    def _ended(self, free: Sequence[Constant], end: End) -> tuple[End, FrontEnd | None]:
         """Where the constants come to, and what requests sent close behind others say of the front end.
 
         Percentiles tell of that only where it is full; where it is not, the constants are looked for once
         more from what single requests say of it, if that is anything new.
         """
-        end = end_of(free, self.start, self._residual, self._weigh, self.tell)
         by_name = {constant.name: constant for constant in free}
         server, client = by_name.get(SERVER.name), by_name.get(CLIENT.name)
         calm = [each for each in self.runs if not each.closed and not saturated(each.log.rows)]
@@ -325,6 +334,13 @@ class _Fitting:
             end.values[SERVER.name], end.deviations[SERVER.name], max(rates), server_times=self.could_tell
         )
 
+    def _streams_left(self, streams: Streams | None) -> list[str]:
+        tokens = sorted(tpot for each in self.runs for row in each.log.rows if (tpot := row.tpot_s))
+        if streams is None or not tokens:
+            return []
+        flight = quantile(sorted(size for each in self.runs for size in each.flight), 0.95)
+        return streams_left(streams.likely_s, streams.most_s, flight, quantile(tokens, 0.5))
+
     def _vary(self, values: Mapping[str, float]) -> dict[str, float]:
         """Let clients differ from request to request from now on, as far as the runs tell.
 
@@ -375,16 +391,3 @@ class _Fitting:
             or end.deviations[constant.name] > SETTLED * constant.spread
             or at_bounds(end, (constant,))
         ]
-
-
-def _between(value: float, deviation: float | None) -> tuple[float, float] | None:
-    """The 90 % interval of something whose logarithm has this deviation."""
-    if deviation is None:
-        return None
-    factor = math.exp(Z90 * deviation)
-    return float(f"{value / factor:.6g}"), float(f"{value * factor:.6g}")
-
-
-def _share(deviation: float) -> float:
-    """Half width of a 90 % interval, as a share, of something whose logarithm has this deviation."""
-    return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")

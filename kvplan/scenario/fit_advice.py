@@ -6,16 +6,18 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvplan.errors import UnknownName
+from kvplan.latency.client import CHUNK as CHUNK_KEY
+from kvplan.latency.client import OUTPUT_SHARE
 from kvplan.latency.parts import StepParts
 from kvplan.latency.profile import MEMORY
 from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.fit_constants import WHY, Constant
+from kvplan.scenario.fit_end import Z90
 from kvplan.scenario.fit_mixture import TwoKinds
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import COMPUTING, saturated
 from kvplan.scenario.measured import Measured
 
-Z90 = 1.645
 FARTHEST = 10.0
 """A factor by which a constant could be off, beyond which its size says nothing."""
 FARTHER = 4.0
@@ -116,6 +118,34 @@ def front_end_left(
         f"which no band holds; told by a run at that rate, or of 100 requests sent at once, {TOGETHER}"
     )
     return [f"{text}; or by this one again, {SERVER_TIMES}" if server_times else text]
+
+
+def streams_left(likely_s: float, most_s: float, flight: float, token_s: float) -> list[str]:
+    """What runs say of a front end that takes time to hand tokens out, and up to how many streams.
+
+    Args:
+        likely_s: work on a chunk that was fitted; 0: none.
+        most_s: the longest that the runs do not refute.
+        flight: requests in flight of the busiest run.
+        token_s: time per output token there.
+    """
+    if likely_s:
+        text = (
+            f"tokens wait for one another at the front end ({CHUNK_KEY}): how much of its work is on outputs "
+            f"of steps, which pile up where it does not keep up, is assumed ({OUTPUT_SHARE:g} of that on a "
+            "chunk, and chunks merge); a run with twice as many in flight would tell"
+        )
+        return [text]
+    full = token_s / most_s if most_s else math.inf
+    if full > FARTHEST * flight:
+        return []
+    text = (
+        f"a front end that takes up to {1e6 * most_s:.2g} us for every chunk that it streams agrees with "
+        f"this: from {_round(max(full, flight))} streams on (until now {_round(flight)}) TTFT and times "
+        "between tokens may be waiting for it, which no band holds; told by a run with as many in flight, "
+        f"{TOGETHER}"
+    )
+    return [text]
 
 
 def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str]:

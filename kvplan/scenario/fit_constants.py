@@ -37,6 +37,8 @@ SERVER = Constant(client.SERVER, 1.5e-3, 1e-5, 0.1, 0.7, 1.0)
 SPREAD = Constant(client.SPREAD, 0.4, 0.02, 0.7, 0.5, 0.6)
 """Fitted only to closed loops: requests that are answered in one step would be sent together for ever there,
 and in an open loop percentiles tell it better (``kvplan.scenario.fit_client``)."""
+CHUNK = Constant(client.CHUNK, 8e-5, 1e-6, 5e-3, 0.7, 1.0)
+"""Fitted only where runs show it (``kvplan.scenario.fit_streams``): nothing otherwise."""
 LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5, 0.5)
 """Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
 CONSTANTS: dict[str, tuple[Constant, ...]] = {
@@ -59,7 +61,7 @@ CONSTANTS: dict[str, tuple[Constant, ...]] = {
         TOKEN,
     ),
 }
-OUTSIDE = (CLIENT.name, SERVER.name, TOKEN.name, SPREAD.name)
+OUTSIDE = (CLIENT.name, SERVER.name, TOKEN.name, SPREAD.name, CHUNK.name)
 """Of them, the client's: the engine's clock knows nothing of these."""
 _TENSOR_CORES = "prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores"
 _READING = "reading weights and cache cannot be told from the rest of a step"
@@ -74,6 +76,7 @@ WHY = {
     CLIENT.name: "it is small beside the rest of TTFT",
     SERVER.name: "it looks like the rest of TTFT",
     TOKEN.name: "prompts are too short or too much alike",
+    CHUNK.name: "tokens hardly wait for one another at the front end",
     SPREAD.name: "how far requests of the loop are apart hardly depends on it",
 }
 """Why a run may not tell a constant."""

@@ -28,6 +28,7 @@ FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
 MISSED = 0.04
 """Percentiles that stay so far off say that the search may have begun too far from where it should end."""
+Z90 = 1.645
 STRAYS = 0.5
 """A constant whose usual values differ by less is not looked for far away."""
 
@@ -43,6 +44,8 @@ class End:
     noise: float = 0.0
     factor: tuple[tuple[float, ...], ...] = ()
     """``L`` with ``L L^T`` the covariance of the logarithms, in the order of ``deviations``."""
+    slopes: tuple[tuple[float, ...], ...] = ()
+    """Of the residual by the logarithms, in that order."""
 
 
 def at_bounds(end: End, constants: Iterable[Constant]) -> bool:
@@ -114,4 +117,18 @@ def end_of(
         {c.name: float(size) for c, size in zip(free, alone, strict=True)},
         found.noise,
         tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
+        tuple(tuple(map(float, row)) for row in found.slopes),
     )
+
+
+def between(value: float, deviation: float | None) -> tuple[float, float] | None:
+    """The 90 % interval of something whose logarithm has this deviation."""
+    if deviation is None:
+        return None
+    factor = math.exp(Z90 * deviation)
+    return float(f"{value / factor:.6g}"), float(f"{value * factor:.6g}")
+
+
+def share_of(deviation: float) -> float:
+    """Half width of a 90 % interval, as a share, of something whose logarithm has this deviation."""
+    return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")

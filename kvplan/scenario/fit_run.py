@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from kvplan.latency.client import ClientOverhead
+from kvplan.latency.client import OUTPUT_SHARE, ClientOverhead
 from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_client import Pair
-from kvplan.scenario.fit_constants import CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
+from kvplan.scenario.fit_constants import CHUNK, CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
 from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_replay import LogReplay, seen_by
 from kvplan.scenario.measured import Measured
@@ -106,6 +106,15 @@ class FittedRun:
             if theirs[metric]
         }
 
+    def held_out(self, values: Mapping[str, float]) -> Array:
+        """Logarithms of simulated over measured features, of the requests that were held out."""
+        import numpy as np
+
+        indexes, seen = self._pairs(values, self._held)
+        real, flight = [self.log.rows[index] for index in indexes], [self.flight[index] for index in indexes]
+        ours, theirs = features(seen, real, flight), features(real, real, flight)
+        return np.asarray(np.array(ours) - np.array(theirs))
+
     def tail_s(self, values: Mapping[str, float]) -> float:
         """Stalls: by how much TTFT is longer than simulated, of all requests and request by request.
 
@@ -134,12 +143,15 @@ class FittedRun:
 
     def outside(self, values: Mapping[str, float]) -> ClientOverhead:
         """What clients wait for beside the engine."""
+        chunk_s = values.get(CHUNK.name, self.client.chunk_s)
         return replace(
             self.client,
             seconds=values[CLIENT.name],
             server_s=values[SERVER.name],
             token_s=values[TOKEN.name],
             spread=values.get(SPREAD.name, self.client.spread),
+            chunk_s=chunk_s,
+            output_s=self.client.output_s if self.client.output_given else OUTPUT_SHARE * chunk_s,
         )
 
     def clock(self, values: Mapping[str, float]) -> Base:
@@ -155,6 +167,8 @@ class FittedRun:
             *engine_values.values(),
             client.server_s,
             client.token_s,
+            client.chunk_s,
+            client.output_s,
             client if self.closed else None,
         )
         if key not in self._played:

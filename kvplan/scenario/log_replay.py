@@ -118,19 +118,20 @@ class LogReplay:
         Raises:
             DataError: many requests are rejected that the measured engine served.
         """
-        rows: list[RequestRow] = []
-        recorder = Recorder(on_request=rows.append, series=False)
+        arrivals = Clients(self.limit).arrivals([*self._document(), *self._requests], client)
+        rows: list[tuple[RequestRow, float]] = []
+        recorder = Recorder(on_request=lambda row: rows.append((row, arrivals.held_s)), series=False)
         engine = self.system.engine("fast", latency, recorder)
-        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client))
+        engine.run(arrivals)
         engine.close()
         self._check(recorder)
         seen: list[Measured | None] = [None] * len(self._requests)
-        for row in rows:
+        for row, held_s in rows:
             if row.id != "document":
                 seen[int(row.id)] = Measured(
                     row.arrival_s, row.prompt_tokens, row.output_tokens,
                     row.first_token_s - row.arrival_s, row.finish_s - row.arrival_s,
-                    row.cached_tokens, row.first_token_s - row.scheduled_s,
+                    row.cached_tokens, row.first_token_s - held_s - row.scheduled_s,
                 )  # fmt: skip
         return seen
 

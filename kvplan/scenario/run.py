@@ -10,8 +10,9 @@ from typing import Any
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.recorder import UNHELD, Recorder, RequestRow
-from kvplan.errors import KvplanError
+from kvplan.errors import KvplanError, UsageError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.client import CHUNK, OUTPUT, ClientOverhead
 from kvplan.latency.clock import Clock
 from kvplan.provenance import provenance
 from kvplan.scenario.clients import Watched
@@ -48,6 +49,7 @@ class Run:
         self.deployment: Deployment = resolve_deployment(scenario)
         self.clock: Clock = clock_of(scenario, self.deployment)
         self.system: System = system_of(scenario, self.deployment)
+        _check_front_end(self.system, self.clock.client)
         self.rent: Rent = rent_of(scenario.price, self.system.gpus(self.deployment))
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
@@ -221,6 +223,22 @@ class Run:
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected: {reason}")
         return found
+
+
+def _check_front_end(system: System, client: ClientOverhead) -> None:
+    """A front end that tokens wait at hears of every step.
+
+    Raises:
+        UsageError: of several engines, or of one that waits for something else between steps.
+    """
+    if not client.streams or system.one_by_one:
+        return
+    what = "several replicas" if system.strategy is None else system.strategy.name
+    raise UsageError(
+        f"a front end whose thread hands tokens out is simulated in front of one instance whose steps follow "
+        f"one another, not of {what}",
+        where=f"latency.{CHUNK}", hint=f"leave out {CHUNK} and {OUTPUT}, or simulate one instance alone",
+    )  # fmt: skip
 
 
 @contextmanager

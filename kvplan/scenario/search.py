@@ -38,11 +38,13 @@ class Found:
         point: where the residual is least.
         covariance: of the point, for independent residuals.
         noise: root mean square of the residual there, jitter included.
+        slopes: of the residual there, by point.
     """
 
     point: Array
     covariance: Array
     noise: float
+    slopes: Array
 
 
 def search(
@@ -88,7 +90,7 @@ def search(
         smooth, slopes = fitted[0], fitted[1:].T
         jitter = float(np.sqrt(np.mean((found - moves @ fitted) ** 2)))
         reach = REACH * share * widths
-        step = _robust_step(
+        step = robust_step(
             smooth, slopes, np.maximum(-reach, low - point), np.minimum(reach, high - point), scale,
             pull, point - home,
         )  # fmt: skip
@@ -97,10 +99,10 @@ def search(
         noise = float(np.sqrt(np.mean(left**2) + jitter**2))
         tell(index + 1, float(np.sqrt(np.mean(left**2))))
     information = slopes.T @ slopes + 1e-12 * np.eye(dims)
-    return Found(point, np.asarray(np.linalg.inv(information), dtype=np.float64), noise)
+    return Found(point, np.asarray(np.linalg.inv(information), dtype=np.float64), noise, slopes)
 
 
-def _robust_step(
+def robust_step(
     smooth: Array, slopes: Array, least: Array, most: Array, scale: float, pull: Array, away: Array
 ) -> Array:
     """The move within bounds that makes ``smooth + slopes @ move`` least under a soft-L1 loss.

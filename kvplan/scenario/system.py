@@ -90,6 +90,13 @@ class System:
         return self.strategy is None or bool(getattr(self.strategy, "asks_once", False))
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether it is one instance whose steps follow one another, each as soon as somebody is there."""
+        return self.replicas == 1 and (
+            self.strategy is None or bool(getattr(self.strategy, "one_by_one", False))
+        )
+
+    @property
     def by_block(self) -> bool:
         """Whether its pool has other groups than full attention, which takes longer to simulate."""
         config = self.config

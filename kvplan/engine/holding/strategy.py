@@ -25,6 +25,7 @@ class PagedReport:
     """The plain engine, with fragmentation reported."""
 
     asks_once: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

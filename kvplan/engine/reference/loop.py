@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of, tell_steps
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
@@ -33,6 +33,7 @@ class ReferenceEngine(ReferenceInstance[RequestState]):
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         arrivals = arrivals_of(requests, self.recorder)
+        tell_steps(self, arrivals)
         self._deadlines = Deadlines(arrivals.patience or Patience())
         in_flight: deque[tuple[StepPlan, float]] = deque()
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
@@ -68,7 +69,7 @@ class ReferenceEngine(ReferenceInstance[RequestState]):
 
     def _take_in(self, arrivals: Arrivals, clock: float) -> None:
         totals = self.recorder.totals
-        while arrivals.next_s <= clock:
+        while arrivals.due(clock):
             request = arrivals.take()
             index = totals.requests
             totals.requests += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of, tell_steps
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.patience import Deadlines, Patience
 from kvplan.engine.protocols import LatencyModel
@@ -43,6 +43,7 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
         scheduler = self.scheduler
         overlap = not self.config.disable_overlap_schedule
         arrivals = arrivals_of(requests, self.recorder)
+        tell_steps(self, arrivals)
         self._deadlines = Deadlines(arrivals.patience or Patience())
         clock = device_free = 0.0
         in_flight: tuple[SglangPlan, float] | None = None
@@ -50,7 +51,7 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
         while True:
             # The scheduler hears of requests, and of who gave up, before it makes a batch.
             stalled &= not self._give_up(clock)
-            while arrivals.next_s <= clock:
+            while arrivals.due(clock):
                 self._take_in(arrivals.take(), clock)
                 self._give_up(clock)
                 stalled = False

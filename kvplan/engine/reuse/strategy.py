@@ -26,6 +26,7 @@ class PrefixReuse:
 
     behind_router: ClassVar[bool] = True
     asks_once: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     granularity: int | None = None
     rules: tuple[PinRule, ...] = ()
     memory: float = 0.2

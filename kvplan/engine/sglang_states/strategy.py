@@ -27,6 +27,7 @@ class RecurrentStates:
 
     behind_router: ClassVar[bool] = True
     asks_once: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     rules: StateRules
 
     @property

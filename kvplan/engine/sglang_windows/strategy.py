@@ -27,6 +27,7 @@ class WindowPools:
 
     behind_router: ClassVar[bool] = True
     asks_once: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     windows: SlidingWindows
 
     @property

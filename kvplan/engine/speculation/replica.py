@@ -32,10 +32,15 @@ class Verifying(Replica):
     def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
         """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
         end = super().launch(plan, clock, max(device_free, self._drafted_s))
-        if plan.batch.scheduled_tokens and self.drafting.rules.outputs_first:
+        if plan.batch.scheduled_tokens and self.outputs_first:
             self._drafted_s = end
             end -= plan.batch.drafting_s
         return end
+
+    @property
+    def outputs_first(self) -> bool:
+        """Whether a step's outputs leave before drafts are made."""
+        return self.drafting.rules.outputs_first
 
     def rejection(self, request: Request) -> str | None:
         """As the base class; a pool that holds a request but not its drafts would never let it in again."""

@@ -34,6 +34,7 @@ class Speculation:
 
     behind_router: ClassVar[bool] = True
     asks_once: ClassVar[bool] = True
+    one_by_one: ClassVar[bool] = True
     rules: DraftRules
     acceptance: Acceptance
     states: StateRules | None = None
