@@ -53,7 +53,7 @@ class Line:
     """
 
     __slots__ = (
-        "busy_s", "carrier", "device_bytes", "free_s", "moved_blocks", "name", "waited_s",
+        "busy_s", "carrier", "device_bytes", "free_s", "moved_blocks", "name", "transfers", "waited_s",
         "wire_bytes",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Line:
         self.device_bytes = device_bytes
         self.wire_bytes = wire_bytes
         self.free_s = self.busy_s = self.waited_s = 0.0
-        self.moved_blocks = 0
+        self.moved_blocks = self.transfers = 0
 
     def seconds(self, blocks: int) -> float:
         """Of a transfer that need not wait: one copy a block, its layers side by side in memory."""
@@ -86,6 +86,7 @@ class Line:
         self.waited_s += begin - now
         self.busy_s += seconds
         self.free_s = begin + seconds
+        self.transfers += 1
         return self.free_s
 
     @property

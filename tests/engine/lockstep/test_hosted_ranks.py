@@ -174,7 +174,7 @@ def test_it_is_all_the_same_in_which_order_parts_are_put_together(
     )
     made = set()
     for order in permutations((host_of(100, "write_through", WAYS[1]), DataParallelAttention(2), more)):
-        strategy = together(order).strategy
+        strategy = together(order, where="tiers").strategy
         assert isinstance(strategy, DataParallelAttention)
         ranks = strategy.sglang_engine(config, CLOCK, Recorder())
         made.add((type(ranks), *map(type, ranks.ranks)))
@@ -189,7 +189,7 @@ def test_vllms_ranks_above_host_memory_have_no_drafts() -> None:
     offloading = Offloading(1, 100, WAYS[1], WAYS[1], 1, "lru")
     for order in permutations((offloading, DataParallelAttention(2), EAGLE)):
         with pytest.raises(UsageError, match="are not simulated together"):
-            together(order)
+            together(order, where="tiers")
 
 
 @pytest.mark.parametrize(("later_s", "forgets"), [(1.0, False), (20.0, True)])
