@@ -39,9 +39,9 @@ BILLIONS = {
     "command-r-plus": 103.811, "deepseek-v2": 235.741, "deepseek-v2-lite": 15.706, "deepseek-v3": 671.026,
     "kimi-k2": 1026.408, "glm-4.5": 352.798, "glm-4.5-air": 106.852, "glm-4.7-flash": 29.943, "glm-5": 743.911,
     "minimax-m2.5": 228.690, "minimax-text-01": 456.089, "jamba-v0.1": 51.570, "jamba-1.5-large": 398.556,
-    "llama-4-scout": 107.770, "llama-4-maverick": 400.713, "mistral-large-2407": 122.610, "santacoder": 1.1249,
+    "llama-4-scout": 108.642, "llama-4-maverick": 401.585, "mistral-large-2407": 122.610, "santacoder": 1.1249,
     "starcoder": 15.5175, "granite-4.0-h-small": 32.207, "flan-t5-xl": 2.850, "t5-small": 0.0605,
-    "whisper-large-v3": 1.5435, "whisper-large-v3-turbo": 0.8089, "gemma-3n-e4b": 6.866, "step-3.7-flash": 197.8,
+    "whisper-large-v3": 1.5435, "whisper-large-v3-turbo": 0.8089, "gemma-3n-e4b": 7.850, "step-3.7-flash": 197.8,
 }  # fmt: skip
 """Billions of parameters of published checkpoints whose names do not say them well (to 3 %)."""
 
