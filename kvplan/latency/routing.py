@@ -203,7 +203,8 @@ def routing_assumptions(
                 f"{first.total}",
             ),
         )  # fmt: skip
-    why = "given in the scenario" if EXCHANGE_KEY in parameters else "the engines' default"
+    said = parameters.get(EXCHANGE_KEY) is not None
+    why = "given in the scenario" if said else "the engines' default"
     return (
         Assumption(
             f"latency.{SKEW_KEY}", first.skew,

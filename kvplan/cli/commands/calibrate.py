@@ -43,7 +43,7 @@ def calibrate(
         str | None, typer.Option("--name", help="Name of the profile (default: the GPU's).")
     ] = None,
     points: Annotated[
-        int, typer.Option("--points", min=20, max=2000, help="Most shapes a kernel is fitted on.")
+        int, typer.Option("--points", min=30, max=2000, help="Most shapes a kernel is fitted on.")
     ] = 120,
     data_source: Annotated[
         str, typer.Option("--source", help="Who measured, as it will be printed.")

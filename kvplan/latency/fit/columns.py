@@ -39,6 +39,10 @@ _OF_OP = {
     "moe_a2a": ("comm_backend", "phase", "comm_dtype", "node_num"),
 }
 """What else tells kernels of one op apart."""
+LARGEST = 1e15
+"""No size of a shape is larger; sums of squares of such are still numbers."""
+PHASES = ("dispatch", "combine")
+"""To the experts and back."""
 _COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
 TEXTS = (
@@ -71,7 +75,8 @@ def labels_of(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
 def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
     """By column of an op, per row, whether it says something nobody knows.
 
-    Those are number formats whose width is not known, and ways to deal tokens to experts.
+    Those are number formats whose width is not known, ways to deal tokens to experts, and what a kernel is told
+    by: a module's model, a dispatch kernel's backend and direction.
     """
     found: dict[str, pd.Series] = {}
     matrix = {"gemm": "gemm_dtype", "moe": "moe_dtype"}.get(op, "gemm_type" if op in MODULES else None)
@@ -81,6 +86,11 @@ def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
         name = _message_dtype(rows) if op in COLLECTIVES else "kv_cache_dtype"
         if name in rows and rows[name].notna().any():
             found[name] = rows[name].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
+    if op in MODULES:
+        found["model"] = rows["model"].isna()
+    if op == "moe_a2a":
+        found["comm_backend"] = rows["comm_backend"].isna()
+        found["phase"] = ~rows["phase"].map(_text).isin(PHASES)
     if op == "moe" and "distribution" in rows:
         found["distribution"] = rows["distribution"].map(lambda text: not known(_text(text)))
     return found
@@ -121,8 +131,9 @@ def _column(rows: pd.DataFrame, name: str, *, least: float = 1.0, default: float
     values = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64)
     if default is not None:
         values = np.where(np.isnan(values), default, values)
-    if not np.all(np.isfinite(values)) or np.any(values < least):
-        bad = rows[name][~(np.isfinite(values) & (values >= least))]
+    good = (values >= least) & (values <= LARGEST)
+    if not np.all(good):
+        bad = rows[name][~good]
         raise DataError(f"column {name!r} has values that are no sizes, the first is {bad.iloc[0]}")
     return values
 

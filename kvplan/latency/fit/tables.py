@@ -254,8 +254,10 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             hint="give the table of one GPU, named in every row's column device",
         )  # fmt: skip
     numbers = pd.to_numeric(frame[timed[0]], errors="coerce")
-    # Tables of dispatch have microseconds: their latency is the sum of columns that say so.
-    unit = _UNITS["latency_us" if "transmit_us" in frame else timed[0]]
+    unit = np.full(len(frame), _UNITS[timed[0]])
+    if timed[0] == "latency" and "transmit_us" in frame:
+        # Rows of dispatch have microseconds: their latency is the sum of columns that say so.
+        unit[frame["transmit_us"].notna().to_numpy(dtype=bool)] = _UNITS["latency_us"]
     return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * unit)
 
 

@@ -146,6 +146,17 @@ def test_modules_without_multiplications_are_left_out_and_say_what_to_give(tmp_p
     assert "no table has multiplications; give those of the same GPU (op_name gemm), too" in note
 
 
+def test_modules_of_no_named_model_are_left_out(tmp_path: Path) -> None:
+    found = read_measurements([_written(tmp_path, pd.concat([modules(model=None), gemms()]))])
+    assert [family.op for family in found.families] == ["gemm"]
+    assert any("'mla_generation_module' are left out: model" in note for note in found.notes)
+
+
+def _written(folder: Path, frame: pd.DataFrame) -> Path:
+    frame.to_csv(folder / "a_perf.txt", index=False)
+    return folder
+
+
 def test_a_weight_format_nobody_knows_is_left_out_and_named(tmp_path: Path) -> None:
     pd.concat([modules(), modules(gemm_type="ternary")]).to_csv(tmp_path / "a_perf.txt", index=False)
     read = read_measurements([tmp_path])

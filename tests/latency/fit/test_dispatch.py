@@ -1,0 +1,98 @@
+"""Tables of kernels that send tokens to experts: their units, what tells them apart, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.latency.fit.dispatch import Dispatch
+from kvplan.latency.fit.kernel import fit_kernel
+from kvplan.latency.fit.tables import Measurements, read_measurements
+
+RATE = 450e9
+
+
+def truth(tokens: Any, copies: Any, row_bytes: Any) -> Any:
+    return np.hypot(5e-5, tokens * copies * row_bytes / (0.4 * RATE)) + 2e-9 * tokens
+
+
+def table(**changed: Any) -> pd.DataFrame:
+    sizes = [
+        (tokens, hidden, chosen, phase)
+        for tokens in (1, 4, 16, 64, 256, 1024, 4096)
+        for hidden in (3072, 4096, 7168)
+        for chosen in (6, 8)
+        for phase in ("dispatch", "combine")
+    ]
+    tokens, hidden, chosen, phase = map(np.array, zip(*sizes, strict=True))
+    microseconds = 1e6 * truth(tokens, chosen * 7 / 8, 2 * hidden)
+    return pd.DataFrame(
+        {"framework": "vLLM", "version": "1.0", "device": "NVIDIA H100 80GB HBM3", "op_name": "moe_a2a",
+         "comm_backend": "deepep_ll", "phase": phase, "comm_dtype": "default", "ep_size": 8, "node_num": 1,
+         "hidden_size": hidden, "topk": chosen, "num_experts": 256, "num_tokens": tokens,
+         "transmit_us": microseconds, "latency": microseconds}
+    ).assign(**changed)  # fmt: skip
+
+
+def read(folder: Path, frame: pd.DataFrame) -> Measurements:
+    frame.to_csv(folder / "moe_a2a_perf.txt", index=False)
+    return read_measurements([folder])
+
+
+def test_both_directions_are_kernels_of_their_own_and_found_again(tmp_path: Path) -> None:
+    families = read(tmp_path, table()).families
+    assert [family.labels["phase"] for family in families] == ["combine", "dispatch"]
+    for family in families:
+        shapes = family.shapes
+        assert family.seconds == pytest.approx(truth(shapes["tokens"], shapes["copies"], shapes["row_bytes"]))
+        fitted = fit_kernel(Dispatch(RATE), shapes, family.seconds)
+        assert np.median(np.abs(fitted.seconds(shapes) / family.seconds - 1.0)) < 0.02
+
+
+def test_high_throughput_sends_a_token_once_to_a_rank(tmp_path: Path) -> None:
+    (first, _) = read(tmp_path, table(comm_backend="deepep_ht")).families
+    # Eight of 256 experts lie on 5.3 of eight ranks in the mean.
+    assert first.shapes["copies"].max() == pytest.approx(5.3 * 7 / 8, rel=0.02)
+
+
+def test_only_rows_that_say_so_are_in_microseconds(tmp_path: Path) -> None:
+    sums = pd.DataFrame(
+        {"device": "NVIDIA H100 80GB HBM3", "op_name": "all_gather", "nccl_dtype": "half",
+         "num_gpus": [2, 4, 8], "message_size": 1 << 20, "latency": [0.02, 0.03, 0.04]}
+    )  # fmt: skip
+    families = {
+        family.op: family for family in read(tmp_path, pd.concat([table(), sums])).families
+    }  # fmt: skip
+    assert families["all_gather"].seconds == pytest.approx([2e-5, 3e-5, 4e-5])
+    assert families["moe_a2a"].seconds.max() < 1e-2
+
+
+def test_a_column_that_names_its_unit_is_believed(tmp_path: Path) -> None:
+    frame = table()
+    named = frame.assign(latency_s=frame["latency"] * 1e-6).drop(columns="latency")
+    one = read(tmp_path, named).families[0].seconds
+    assert one == pytest.approx(read(tmp_path, frame).families[0].seconds)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"), [({"comm_backend": None}, "comm_backend"), ({"phase": "both"}, "phase both")]
+)
+def test_rows_that_do_not_say_which_kernel_they_are_of_are_left_out(
+    tmp_path: Path, changed: dict[str, Any], what: str
+) -> None:
+    found = read(tmp_path, pd.concat([table(), table(**changed)]))
+    assert {family.seconds.size for family in found.families} == {42}
+    assert any("84 rows of 'moe_a2a' are left out" in note and what in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_tokens": 1e300}, {"topk": 512}, {"ep_size": 1}, {"hidden_size": 0}]
+)
+def test_what_is_no_shape_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(DataError):
+        read(tmp_path, table(**changed))
