@@ -75,8 +75,8 @@ def labels_of(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
 def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
     """By column of an op, per row, whether it says something nobody knows.
 
-    Those are number formats whose width is not known, ways to deal tokens to experts, and what a kernel is told
-    by: a module's model, a dispatch kernel's backend and direction.
+    Those are number formats whose width is not known, ways to deal tokens to experts, and what tells a kernel
+    from others: a module's model, a dispatch kernel's backend and direction.
     """
     found: dict[str, pd.Series] = {}
     matrix = {"gemm": "gemm_dtype", "moe": "moe_dtype"}.get(op, "gemm_type" if op in MODULES else None)
