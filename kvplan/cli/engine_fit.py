@@ -102,17 +102,18 @@ def _print(
 ) -> None:
     from kvplan.cli.output import answer, answer_rows, print_json
 
-    rows = [
-        (metric, statistic, f"{before:+.1%}", f"{fit.after[metric][statistic]:+.1%}")
+    errors = [
+        (metric, statistic, before, fit.after[metric][statistic])
         for metric, errors in fit.before.items()
         for statistic, before in errors.items()
     ]
+    rows = [(metric, name, f"{before:+.1%}", f"{after:+.1%}") for metric, name, before, after in errors]
     if form is OutputFormat.json:
         print_json(document)
     elif form is OutputFormat.table:
         answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, len(read), rows, out)]))
     else:
-        answer_rows(form, COLUMNS, rows)
+        answer_rows(form, COLUMNS, errors if form is OutputFormat.csv else rows)
 
 
 def _run(read: EngineLog, named: bool) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,21 @@ def answer_rows(
         answer(table_csv(columns, rows))
     else:
         answer(markdown_table(columns[:most], [row[:most] for row in rows]))
+
+
+def flat_rows(document: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """A document as dotted paths with their values, lists of them in one cell."""
+    return list(_flat("", document))
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list):
+        yield prefix, "; ".join(str(item) for item in value)
+    else:
+        yield prefix, "" if value is None else value
 
 
 def _looks_numeric(cell: str) -> bool:

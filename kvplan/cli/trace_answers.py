@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import OutputFormat
-from kvplan.cli.output import answer, answer_rows, print_json, visible
+from kvplan.cli.output import answer, answer_rows, flat_rows, print_json, visible
 from kvplan.reporting.wording import plural
 from kvplan.traces.reuse import MAX_LRU_REFERENCES
 
@@ -53,18 +52,8 @@ def print_description(document: dict[str, Any], output: OutputFormat) -> None:
     elif output is OutputFormat.table:
         answer(_described(document))
     else:
-        rows = list(_flat("", {key: document[key] for key in ("trace", "accounting", "statistics")}))
+        rows = flat_rows({key: document[key] for key in ("trace", "accounting", "statistics")})
         answer_rows(output, ("metric", "value"), rows)
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    elif isinstance(value, list):
-        yield prefix, "; ".join(str(item) for item in value)
-    else:
-        yield prefix, "" if value is None else value
 
 
 def _described(document: dict[str, Any]) -> str:

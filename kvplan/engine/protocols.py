@@ -2,7 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What all ranks of data-parallel attention compute in one step of theirs.
+
+    Attributes:
+        ranks: how many there are, those without anything to compute among them.
+        tokens: of them all. largest: of the rank that has most.
+        sampled: requests of them all that sample. most_sampled: of the rank that has most.
+        decodes: no rank computes a prompt.
+        drafting: drafts made after the step, of the rank that makes most for a request.
+    """
+
+    ranks: int
+    tokens: int
+    largest: int
+    sampled: int
+    most_sampled: int
+    decodes: bool
+    drafting: int = 0
+
+    def one_token_each(self) -> Together:
+        """A pass in which every request that samples has one more token."""
+        return Together(
+            self.ranks, self.sampled, self.most_sampled, self.sampled, self.most_sampled, decodes=True
+        )
+
+
+def together(batches: Sequence[StepBatch], ranks: int) -> None:
+    """Tell the batches of one step what they are together.
+
+    Args:
+        batches: of every rank that has something to compute. ranks: all of them.
+    """
+    tokens = [batch.scheduled_tokens for batch in batches]
+    sampled = [batch.sampled_requests for batch in batches]
+    whole = Together(
+        ranks, sum(tokens), max(tokens), sum(sampled), max(sampled),
+        not any(batch.prefill_chunks for batch in batches), max(batch.drafting for batch in batches),
+    )  # fmt: skip
+    for batch in batches:
+        batch.together = whole
 
 
 class StepBatch:
@@ -21,6 +66,7 @@ class StepBatch:
         sampled_requests: requests that sample an output token in this step.
         drafting: drafts that are made after the step for each request that samples; 0 is none.
         drafting_s: a model's answer beside ``step_seconds``, where it knows: how much of the step that takes.
+        together: of a rank in step with others: what they all compute in the step.
     """
 
     __slots__ = (
@@ -32,6 +78,7 @@ class StepBatch:
         "prefill_chunks",
         "sampled_requests",
         "scheduled_tokens",
+        "together",
     )
 
     def __init__(
@@ -43,6 +90,7 @@ class StepBatch:
         prefill_chunks: list[tuple[int, int]] | None = None,
         sampled_requests: int = 0,
         drafting: int = 0,
+        together: Together | None = None,
     ) -> None:
         self.scheduled_tokens = scheduled_tokens
         self.decode_context = decode_context
@@ -52,13 +100,17 @@ class StepBatch:
         self.sampled_requests = sampled_requests
         self.drafting = drafting
         self.drafting_s = 0.0
+        self.together = together
 
 
 class LatencyModel(Protocol):
     """How long a step takes."""
 
     def step_seconds(self, batch: StepBatch) -> float:
-        """Seconds the step occupies the device: finite, not negative, not falling when the batch grows."""
+        """Seconds the step occupies the device: finite, not negative, not falling when the batch grows.
+
+        Of a rank in step with others: its own part, and what all of them do together.
+        """
         ...
 
 
@@ -69,17 +121,4 @@ class HeardLatency(LatencyModel, Protocol):
     @property
     def unheard(self) -> LatencyModel:
         """The same model for whoever only asks what a step would take."""
-        ...
-
-
-@runtime_checkable
-class JointLatency(LatencyModel, Protocol):
-    """Of ranks in step: ``step_seconds`` is a rank's own part; after the slowest, all work together."""
-
-    def joint_seconds(self, batch: StepBatch) -> float:
-        """Seconds of what all ranks do together; 0 where there is none.
-
-        Of the batch only its tokens, the requests that sample and drafts are counted, of all ranks together.
-        What making drafts takes of the answer is written to ``drafting_s``.
-        """
         ...

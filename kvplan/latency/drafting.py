@@ -10,7 +10,7 @@ Where modules of their own make the drafts, each has a pass over all tokens of a
 
 The drafter's passes are launched by the engine's own step: its overheads are not counted again. Where no
 draft of a step could ever be verified none is made, but the drafter's cache is filled. Ranks of data-parallel
-attention make them together: the slowest rank's passes count, and after each what all do together.
+attention pass together, those whose requests do not sample, too.
 
 SGLang makes the first draft behind a step and the others before the next one verifies them: they are counted
 with the step that verifies, and a prefill is followed by one pass.
@@ -66,26 +66,14 @@ class DraftingLatency:
         """The same step, by cause."""
         return replace(self.target.parts(batch), drafting_s=self._drafting(batch))
 
-    def joint_seconds(self, batch: StepBatch) -> float:
-        """See ``JointLatency``: in the step and in each of the drafter's passes."""
-        batch.drafting_s = self._passes(
-            batch, self.drafter.joint_seconds, lambda batch, count: StepBatch(count)
-        )
-        return self.target.joint_seconds(batch) + batch.drafting_s
-
     def _drafting(self, batch: StepBatch) -> float:
-        return self._passes(batch, self._pass, _one_token_each)
-
-    def _passes(
-        self, batch: StepBatch, seconds_of: Callable[[StepBatch], float],
-        one_token_each: Callable[[StepBatch, int], StepBatch],
-    ) -> float:  # fmt: skip
         if not batch.scheduled_tokens:
             return 0.0
-        seconds = self.whole * seconds_of(batch)
+        seconds = self.whole * self._pass(batch)
         more = batch.drafting - self.whole
-        if more > 0 and (count := batch.sampled_requests):
-            seconds += more * seconds_of(one_token_each(batch, count))
+        whole = batch.together
+        if more > 0 and (batch.sampled_requests if whole is None else whole.sampled):
+            seconds += more * self._pass(_one_token_each(batch))
         return seconds
 
     def _pass(self, batch: StepBatch) -> float:
@@ -93,11 +81,13 @@ class DraftingLatency:
         return parts.seconds - parts.overhead_s
 
 
-def _one_token_each(batch: StepBatch, count: int) -> StepBatch:
+def _one_token_each(batch: StepBatch) -> StepBatch:
     """A pass in which every request that samples has one more token, at the step's mean context."""
+    count, whole = batch.sampled_requests, batch.together
     contexts = batch.decode_kv_tokens + sum(before + new for before, new in batch.prefill_chunks)
     held = round(contexts * count / (batch.decode_requests + len(batch.prefill_chunks)))
-    return StepBatch(count, held, count, held, [], count)
+    together = None if whole is None else whole.one_token_each()
+    return StepBatch(count, held, count, held, [], count, together=together)
 
 
 def drafting_clock(clock: Clock, drafter: Clock, *, whole: int = 1) -> Clock:

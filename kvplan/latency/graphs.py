@@ -18,6 +18,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.sizing.overheads import captured_sizes
@@ -112,14 +113,37 @@ class Launching:
             return self.full_s
         return self.pieces_s if tokens <= self.piecewise_limit else self.plain_s
 
-    def padded(self, tokens: int) -> int:
-        """Tokens the step computes: the next captured size, up to the largest.
+    def replays(self, tokens: int, *, decode: bool) -> bool:
+        """Whether such a step is a graph, or pieces between attention layers are."""
+        return tokens <= self.piecewise_limit or (decode and tokens <= self.full_limit)
 
-        SGLang pads decode batches only; a prefill of so few tokens takes as long either way.
-        """
+    def computed(self, tokens: int, *, decode: bool) -> int:
+        """Tokens the step computes: those of the graph it replays, if there is one for it."""
+        return self.padded(tokens) if self.replays(tokens, decode=decode) else tokens
+
+    def padded(self, tokens: int) -> int:
+        """Tokens of a batch that replays a graph: the next captured size, up to the largest."""
         sizes = self.piecewise or self.full
         place = bisect_left(sizes, tokens)
         return sizes[place] if tokens and place < len(sizes) else tokens
+
+    def shared(self, batch: StepBatch, ranks: int) -> tuple[int, int, float]:
+        """Of one of ``ranks`` in step: tokens it computes, tokens of all of them, and seconds of launching.
+
+        Where all replay graphs, each computes as many tokens as the largest batch is padded to, whoever has
+        none, too; beyond that all run their own tokens (vLLM's ``sync_cudagraph_and_dp_padding``, SGLang's
+        ``prepare_mlp_sync_batch``). A batch that nobody told of other ranks has its like on all of them.
+        """
+        tokens, whole = batch.scheduled_tokens, batch.together
+        if whole is None:
+            largest, together, decodes = tokens, ranks * tokens, not batch.prefill_chunks
+        else:
+            largest, together, decodes = whole.largest, whole.tokens, whole.decodes
+        launch = self.seconds(largest, decode=decodes)
+        if self.replays(largest, decode=decodes):
+            tokens = self.padded(largest)
+            together = ranks * tokens
+        return tokens, together, launch
 
     def padding(self) -> list[int]:
         """``padded`` of every number of tokens from 0 to the largest captured."""

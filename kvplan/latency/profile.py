@@ -50,9 +50,29 @@ class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
     __slots__ = (
-        "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch", "_linear",
-        "_links", "_overhead", "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence",
-        "_step", "factors", "launching", "tables",
+        "_context_ranks",
+        "_decode",
+        "_full_limit",
+        "_full_s",
+        "_head",
+        "_host",
+        "_joint",
+        "_launch",
+        "_linear",
+        "_links",
+        "_overhead",
+        "_pieces_limit",
+        "_pieces_s",
+        "_plain",
+        "_plain_s",
+        "_prefill",
+        "_ranks",
+        "_request",
+        "_sequence",
+        "_step",
+        "factors",
+        "launching",
+        "tables",
     )  # fmt: skip
 
     def __init__(
@@ -82,9 +102,9 @@ class ProfileLatency:
             links = tables.collective.scaled(members["links"])
             joint, whole = (None, whole.plus(links)) if joint is None else (joint.plus(links), whole)
         self._joint = None if joint is None else joint.at
-        self._linear = whole.rounded(launching.padding()).at
+        self._plain, self._linear = whole.at, whole.rounded(launching.padding()).at
         self._head = tables.head.split(read, more).scaled(1.0, step_s * overhead, request_s * overhead).at
-        host = launching.scaled(members["launching"])
+        host = self._host = launching.scaled(members["launching"])
         self._full_limit, self._full_s = host.full_limit, host.full_s
         self._pieces_limit, self._pieces_s, self._plain_s = host.piecewise_limit, host.pieces_s, host.plain_s
         decode, prefill = members["decode"] * memory, members["prefill"] * compute
@@ -95,15 +115,18 @@ class ProfileLatency:
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
-        if self._context_ranks > 1:
-            tokens = rank_tokens(tokens, requests, self._context_ranks)
-        seconds = self._linear(tokens)
-        if chunks or tokens > self._full_limit:
-            launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
-        else:
-            launch = self._full_s
         if self._joint is not None:
-            launch -= self._joint(tokens)
+            tokens, together, launch = self._host.shared(batch, self.tables.ranks)
+            seconds = self._plain(tokens) + self._joint(together)
+        else:
+            if self._context_ranks > 1:
+                tokens = rank_tokens(tokens, requests, self._context_ranks)
+            if not chunks and tokens <= self._full_limit:
+                seconds, launch = self._linear(tokens), self._full_s
+            elif tokens <= self._pieces_limit:
+                seconds, launch = self._linear(tokens), self._pieces_s
+            else:
+                seconds, launch = self._plain(tokens), self._plain_s
         if requests and self._decode is not None:
             seconds += self._decode(requests, batch.decode_kv_tokens / requests)
         if chunks and self._prefill is not None:
@@ -120,11 +143,16 @@ class ProfileLatency:
         """The same step, by cause."""
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
         sampled, seconds = batch.sampled_requests, self.step_seconds(batch)
-        if self._context_ranks > 1:
-            tokens = rank_tokens(tokens, requests, self._context_ranks)
-        linear, collective, links = self._linear(tokens), 0.0, self.tables.collective
-        if links is not None and self._joint is None:
-            collective = self._links * links.at(self.launching.padded(tokens))
+        if self._joint is not None:
+            tokens, together, _ = self._host.shared(batch, self.tables.ranks)
+            linear, exchanging = self._plain(tokens) + self._joint(together), together
+        else:
+            if self._context_ranks > 1:
+                tokens = rank_tokens(tokens, requests, self._context_ranks)
+            exchanging = self.launching.computed(tokens, decode=not chunks)
+            linear = self._plain(exchanging)
+        links = self.tables.collective
+        collective = 0.0 if links is None else self._links * links.at(exchanging)
         decode = prefill = 0.0
         if requests and self._decode is not None:
             decode = self._decode(requests, batch.decode_kv_tokens / requests)
@@ -144,11 +172,6 @@ class ProfileLatency:
             collective_s=collective,
             waiting_s=max(seconds - head - linear - decode - prefill - state, 0.0),
         )
-
-    def joint_seconds(self, batch: StepBatch) -> float:
-        """What ranks of data-parallel attention do together for the tokens of them all."""
-        tokens = batch.scheduled_tokens
-        return self._joint(tokens) if tokens and self._joint is not None else 0.0
 
     def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:
         """The same deployment with other overheads, ``launch_s`` or factors."""

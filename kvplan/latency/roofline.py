@@ -168,10 +168,15 @@ class Roofline:
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests.
 
-        With data-parallel attention: of one rank's own part (see ``joint_seconds``).
+        With data-parallel attention: of one rank's own part, and of what all ranks do together.
         """
         requests = batch.decode_requests
-        if requests == batch.scheduled_tokens == batch.sampled_requests and not batch.prefill_chunks:
+        # What is known of a number of requests does not hold beside other ranks.
+        if (
+            requests == batch.scheduled_tokens == batch.sampled_requests
+            and not batch.prefill_chunks
+            and not self._joint
+        ):
             known = self._decodes.get(requests)
             if known is None:
                 known = self._decodes[requests] = self._around(batch)
@@ -185,12 +190,15 @@ class Roofline:
     def _around(self, batch: StepBatch) -> tuple[float, float, float, float, float]:
         """All but attention, which is all that depends on contexts: overhead, matrices, collectives, how long
         launching takes at least, and logits."""
-        tokens, launch = self._launched(batch)
-        linear, exchanged, sampled = self._multiplied(tokens), 0.0, batch.sampled_requests
+        sampled = batch.sampled_requests
         if self._joint:
-            launch -= self._jointly(tokens)
+            tokens, together, launch = self.launching.shared(batch, self.work.ranks)
+            linear, exchanged = self._multiplied(tokens), 0.0
+            if together:
+                linear, exchanged = linear + self._jointly(together), self._exchanged(together, 0)
         else:
-            exchanged = self._exchanged(tokens, batch.decode_requests)
+            tokens, launch = self._launched(batch)
+            linear, exchanged = self._multiplied(tokens), self._exchanged(tokens, batch.decode_requests)
         return self._step + self._request * sampled, linear, exchanged, launch, self._headed(sampled)
 
     def _multiplied(self, tokens: int) -> float:
@@ -208,20 +216,11 @@ class Roofline:
             self._linear[tokens] = seconds
         return seconds
 
-    def joint_seconds(self, batch: StepBatch) -> float:
-        """What data-parallel attention's ranks do together for the tokens of them all, 0 without it.
-
-        Joint matrices, experts and exchanges; comes after the slowest rank's own part.
-        """
-        return self._jointly(batch.scheduled_tokens)
-
     def _jointly(self, tokens: int) -> float:
-        if not self._joint or not tokens:
-            return 0.0
+        """Matrices and experts that work for the tokens of all ranks."""
         seconds = self._together.get(tokens)
         if seconds is None:
-            seconds = self._matrices(tokens, joint=True) + self._experts(tokens) + self._exchanged(tokens, 0)
-            self._together[tokens] = seconds
+            seconds = self._together[tokens] = self._matrices(tokens, joint=True) + self._experts(tokens)
         return seconds
 
     def _matrices(self, tokens: int, *, joint: bool) -> float:
@@ -286,30 +285,26 @@ class Roofline:
         tokens = batch.scheduled_tokens
         if self._ring is not None:
             tokens = self._ring.rank_tokens(tokens, batch.decode_requests)
-        computed = self._padding[tokens] if tokens < len(self._padding) else tokens
         if not batch.prefill_chunks and tokens <= self._full_limit:
-            return computed, self._full_s
-        return computed, self._pieces_s if tokens <= self._pieces_limit else self._plain_s
+            return self._padding[tokens], self._full_s
+        if tokens <= self._pieces_limit:
+            return self._padding[tokens], self._pieces_s
+        return tokens, self._plain_s
 
     def parts(self, batch: StepBatch) -> StepParts:
         """The same step, by cause."""
-        (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
-        linear, collective = self._multiplied(tokens), 0.0
+        overhead, linear, collective, launch, head = self._around(batch)
         decode, prefill, state = self._attended(batch)
         attention = decode + prefill + state
         if not batch.decode_requests:
             decode, prefill = 0.0, decode + prefill
-        if self._joint:
-            launch -= self._jointly(tokens)
-        else:
-            collective = self._exchanged(tokens, batch.decode_requests)
         return StepParts(
-            overhead_s=self._step + self._request * sampled,
+            overhead_s=overhead,
             linear_s=linear,
             decode_s=decode,
             prefill_s=prefill,
             state_s=state,
-            head_s=self._headed(sampled),
+            head_s=head,
             collective_s=collective,
             waiting_s=max(launch - linear - attention - collective, 0.0),
         )

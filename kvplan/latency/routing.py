@@ -190,9 +190,15 @@ _HOW = {
 def routing_assumptions(
     routings: tuple[Routing, ...], parameters: Mapping[str, Any], exchange: str
 ) -> tuple[Assumption, ...]:
-    """How routing was assumed to be; nothing for a model without experts."""
+    """How routing was assumed to be; of a model without experts, what was said in vain."""
+    said = parameters.get(EXCHANGE_KEY)
+    vain = () if said is None else (Assumption(
+        f"latency.{EXCHANGE_KEY}", said,
+        "given in the scenario, without effect: "
+        + ("experts are not dealt to ranks" if routings else "the model has no routed experts"),
+    ),)  # fmt: skip
     if not routings:
-        return ()
+        return vain
     first = routings[0]
     given = "given in the scenario" if SKEW_KEY in parameters else "assumed, 0.25 to 1"
     if first.ranks == 1:
@@ -202,9 +208,9 @@ def routing_assumptions(
                 f"spread of the experts' popularity, {given}: 32 tokens touch {first.touched(32.0):.0f} of "
                 f"{first.total}",
             ),
+            *vain,
         )  # fmt: skip
-    said = parameters.get(EXCHANGE_KEY) is not None
-    why = "given in the scenario" if said else "the engines' default"
+    why = "the engines' default" if said is None else "given in the scenario"
     return (
         Assumption(
             f"latency.{SKEW_KEY}", first.skew,

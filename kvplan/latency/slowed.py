@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvplan.engine.protocols import JointLatency, LatencyModel, StepBatch
+from kvplan.engine.protocols import LatencyModel, StepBatch
 
 
 class Slowed:
@@ -16,22 +16,3 @@ class Slowed:
         seconds = self._factor * self._step(batch)
         batch.drafting_s *= self._factor
         return seconds
-
-
-class SlowedTogether(Slowed):
-    """The same of ranks in step."""
-
-    def __init__(self, model: JointLatency, factor: float) -> None:
-        super().__init__(model, factor)
-        self._joint = model.joint_seconds
-
-    def joint_seconds(self, batch: StepBatch) -> float:
-        """See ``JointLatency``."""
-        seconds = self._factor * self._joint(batch)
-        batch.drafting_s *= self._factor
-        return seconds
-
-
-def slowed(model: LatencyModel, factor: float) -> LatencyModel:
-    """The model with every step ``factor`` times as long."""
-    return SlowedTogether(model, factor) if isinstance(model, JointLatency) else Slowed(model, factor)

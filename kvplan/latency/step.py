@@ -68,6 +68,7 @@ class StepTables:
     launch_s: float
     sequence_s: float
     context_ranks: int
+    ranks: int
     spread: Mapping[str, float]
     errors: Mapping[str, float]
     outside: tuple[str, ...]
@@ -115,6 +116,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         launch_s=launch,
         sequence_s=2.0 * work.state_bytes_per_sequence / rate,
         context_ranks=work.context_ranks,
+        ranks=work.ranks,
         spread=notes.spread,
         errors=notes.errors,
         outside=tuple(dict.fromkeys(notes.outside)),

@@ -10,9 +10,11 @@ aiperf's export (``kvplan.scenario.log_aiperf``) and genai-bench's files
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,7 +146,7 @@ def _log(run: str | RunDocument, name: str, notes: list[str], max_in_flight: int
     read = _rows(run, name, notes, max_in_flight)
     max_in_flight = read.max_in_flight if max_in_flight is None else max_in_flight
     check_streamed(read.rows, name)
-    rows = agreed(read.rows, notes)
+    rows = _once(agreed(read.rows, notes), notes)
     rows.sort(key=lambda row: row.arrival_s)
     if not max_in_flight:
         rows = _within_seconds(rows, notes)
@@ -200,6 +202,16 @@ def _rows(run: str | RunDocument, path: str, notes: list[str], max_in_flight: in
         limit = clients if max_in_flight is None else max_in_flight
         return _Read("genai-bench", read_records(requests, path, notes, limit), limit)
     return _Read(*read_benchmark(run, path, notes, max_in_flight), served_model(run), served_tp(run))
+
+
+def _once(rows: list[Measured], notes: list[str]) -> list[Measured]:
+    """The rows of a log that is in its file several times, once."""
+    counts = Counter(rows)
+    times = gcd(*counts.values())
+    if times < 2 or len(counts) < FEWEST:  # a few requests alike, sent together, may well take the same time
+        return rows
+    notes.append(f"every request is in the log {times} times, with the same times: each is counted once")
+    return list(Counter({row: count // times for row, count in counts.items()}).elements())
 
 
 def _within_seconds(rows: list[Measured], notes: list[str]) -> list[Measured]:

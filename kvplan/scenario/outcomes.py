@@ -111,9 +111,9 @@ def simulate_point(document: dict[str, Any], slower: float = 1.0) -> Outcome:
     try:
         run = Run(scenario)
         if slower != 1.0:
-            from kvplan.latency.slowed import slowed
+            from kvplan.latency.slowed import Slowed
 
-            run.clock = replace(run.clock, model=slowed(run.clock.model, slower))
+            run.clock = replace(run.clock, model=Slowed(run.clock.model, slower))
         stays = Stays()
         run.execute(on_request=stays.add)
         if run.interruption is not None:

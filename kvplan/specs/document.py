@@ -85,8 +85,12 @@ class YamlDocument:
         """``file:line  key.path`` for an error message."""
         line = self.line(keys)
         place = self.option(keys) or (self.path if line is None else f"{self.path}:{line}")
-        shown = key_path(self._present(keys))
+        shown = self.written(keys)
         return f"{place}  {shown}" if shown else place
+
+    def written(self, keys: tuple[Key, ...]) -> str:
+        """The dotted path of ``keys`` as it is in the file, union tags left out."""
+        return key_path(self._present(keys))
 
     def holds(self, keys: tuple[Key, ...]) -> bool:
         """Whether there is a value at ``keys``, union tags left out."""
@@ -282,7 +286,7 @@ def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationErro
     items = exc.errors(include_url=False)
     given = [item["input"] for item in items if document.holds(tuple(item["loc"]))]
     found = [
-        (_place(dict(item)), _complaint(shape, dict(item)))
+        (_place(dict(item)), _complaint(shape, dict(item), document.written(tuple(item["loc"]))))
         for item in items
         # A shape may copy a value to another place: what is wrong with it is said where it was given.
         if item["type"] == "missing" or item["input"] not in given or document.holds(tuple(item["loc"]))
@@ -307,17 +311,20 @@ def _place(item: dict[str, Any]) -> tuple[Key, ...]:
     return (*keys, "kind") if item["type"] in ("engine_kind", "union_tag_invalid") else keys
 
 
-def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
+def _complaint(shape: type[BaseModel], item: dict[str, Any], written: str) -> str:
+    """What is wrong with the value at the path ``written``."""
     keys: tuple[Key, ...] = tuple(item["loc"])
     if item["type"] == "extra_forbidden":
-        here = getattr(shape, "called_elsewhere", {}).get(str(keys[-1]))
+        called = getattr(shape, "called_elsewhere", {})
+        # Also by what it is in: engines have names of their own.
+        here = called.get(".".join(map(str, keys[-2:]))) or called.get(str(keys[-1]))
         if here is not None:
             return f"unknown field, it is called {here} here"
         instead = getattr(shape, "known_elsewhere", {}).get(str(keys[-1]))
         if instead is not None:
             return f"unknown field: {instead}"
         known = list(dict.fromkeys(fields_at(shape, keys[:-1])))
-        places = places_of(shape, str(keys[-1]))
+        places = [place for place in places_of(shape, str(keys[-1])) if place != written]
         near = near_names(str(keys[-1]), known, limit=2)
         near = (places or near) if len(keys) == 1 else near
         if near:

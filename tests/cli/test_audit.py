@@ -44,6 +44,8 @@ def test_stdout_is_the_same_every_time(result: str, form: str, capsys: pytest.Ca
         assert run(["audit", result, "-n", "10", "--format", form]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != ""
+    if form == "csv":
+        assert said[0].splitlines()[1].startswith("fast engine equals the reference,true,")
 
 
 def test_json(result: str, capsys: pytest.CaptureFixture[str]) -> None:

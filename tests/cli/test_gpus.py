@@ -47,7 +47,11 @@ def test_one_gpu_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("output", ["csv", "md"])
 def test_one_gpu_for_machines(output: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gpus", "show", "mi300x", "--format", output]) == 0
-    assert "mi300x" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "mi300x" in text
+    # Values for scripts, words for documents.
+    assert ("bandwidth_bytes_per_s,5300000000000" in text) is (output == "csv")
+    assert ("5,300 GB/s" in text) is (output == "md")
 
 
 def test_an_unknown_one_suggests_near_names(capsys: pytest.CaptureFixture[str]) -> None:

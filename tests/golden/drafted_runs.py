@@ -12,7 +12,7 @@ from recorded_runs import digest, digest_of_rows, request
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
-from kvplan.engine.protocols import StepBatch
+from kvplan.engine.protocols import StepBatch, Together
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
@@ -56,15 +56,20 @@ class Passes:
         self.linear = LinearLatency(a, b, c)
         self.draft_s, self.token_s, self.request_s = d, e, f
         self.drafting: list[int] = []
+        self.heard: Together | None = None
 
     def step_seconds(self, batch: StepBatch) -> float:
-        batch.drafting_s = self.draft_s * batch.drafting
-        return self.linear.step_seconds(batch) + batch.drafting_s
-
-    def joint_seconds(self, batch: StepBatch) -> float:
-        self.drafting.append(batch.drafting)
-        batch.drafting_s = self.request_s * batch.drafting * batch.sampled_requests
-        return self.token_s * batch.scheduled_tokens + batch.drafting_s
+        whole = batch.together
+        own = batch.drafting_s = self.draft_s * batch.drafting
+        seconds = self.linear.step_seconds(batch) + own
+        if whole is None:  # an instance without ranks
+            return seconds
+        if whole is not self.heard:
+            self.drafting.append(whole.drafting)
+            self.heard = whole
+        joint = self.request_s * whole.drafting * whole.sampled
+        batch.drafting_s = own + joint
+        return seconds + (self.token_s * whole.tokens + joint)
 
 
 def recorded(drafts: int, accepted: dict[str, list[int]]) -> Recorded:

@@ -97,3 +97,5 @@ def test_tables_for_machines_and_documents(style: str, capsys):
     assert run(["doctor", "--format", style]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(all_formats()) + (1 if style == "csv" else 2)
+    (bf16,) = (line for line in lines if line.strip("| ").startswith("bf16"))
+    assert ("true" in bf16 and "4096" in bf16) if style == "csv" else ("yes" in bf16 and "4,096" in bf16)

@@ -6,11 +6,13 @@ from functools import cache
 
 import pytest
 
-from kvplan.engine.protocols import JointLatency, StepBatch
+from kvplan.engine.protocols import StepBatch, together
 from kvplan.latency.build import build_latency
 from kvplan.latency.clock import Clock
 from kvplan.latency.drafting import DraftingLatency, drafting_clock, own_drafter
 from kvplan.latency.parts import Explained
+from kvplan.latency.profile import ProfileLatency
+from kvplan.latency.roofline import Roofline
 from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import kv_format
@@ -124,17 +126,39 @@ def test_ranks_make_drafts_together(kind: str) -> None:
     )  # fmt: skip
     both, passes = drafting_clock(target, drafter).model, drafter.model
     assert isinstance(both, DraftingLatency)
-    assert isinstance(passes, JointLatency)
-    wholes = [StepBatch(512, sampled_requests=128, drafting=drafting) for drafting in (0, 1, 2, 3)]
-    seconds = [both.joint_seconds(whole) for whole in wholes]
-    first, next_one = passes.joint_seconds(StepBatch(512)), passes.joint_seconds(StepBatch(128))
+    assert isinstance(passes, Roofline | ProfileLatency)
+
+    def step(drafting: int, others: int) -> StepBatch:
+        """A rank of which each of 16 requests verifies three drafts; seven others have so many requests."""
+        mine = StepBatch(64, 64_000, 16, 64_000, [], 16, drafting)
+        together([mine, *[StepBatch(4 * others, sampled_requests=others) for _ in range(7)]], 8)
+        return mine
+
+    def single(batch: StepBatch) -> float:
+        parts = passes.parts(batch)
+        return parts.seconds - parts.overhead_s
+
+    steps = [step(drafting, 16) for drafting in (0, 1, 2, 3)]
+    seconds = [both.step_seconds(batch) for batch in steps]
+    after = StepBatch(16, 64_000, 16, 64_000, [], 16)
+    together([after, *[StepBatch(16, sampled_requests=16) for _ in range(7)]], 8)
+    first, next_one = single(steps[0]), single(after)
     assert 0.0 < next_one < first
-    assert seconds[0] == seconds[1] == both.target.joint_seconds(StepBatch(512)) + first
-    assert [whole.drafting_s for whole in wholes] == pytest.approx([
+    assert seconds[0] == seconds[1] == both.target.step_seconds(steps[0]) + first
+    assert [batch.drafting_s for batch in steps] == pytest.approx([
         first, first, first + next_one, first + 2 * next_one,
     ])  # fmt: skip
     assert seconds[3] - seconds[0] == pytest.approx(2 * next_one)
-    assert both.joint_seconds(StepBatch()) == 0.0
+    # More tokens on other ranks: experts take longer in each pass.
+    assert both.step_seconds(step(3, 64)) - both.target.step_seconds(step(3, 64)) > seconds[3] - seconds[
+        0
+    ] + (both.target.step_seconds(steps[0]) - seconds[0])
+    # Nobody of this rank samples: it passes with the others all the same.
+    chunk = StepBatch(64, prefill_chunks=[(0, 64)], drafting=3)
+    together([chunk, StepBatch(16, 64_000, 16, 64_000, [], 16, 3)], 8)
+    alone = StepBatch(64, prefill_chunks=[(0, 64)], drafting=3)
+    together([alone], 8)
+    assert both.step_seconds(chunk) > both.step_seconds(alone)
 
 
 def test_members_of_the_ensemble_are_off_together() -> None:

@@ -255,3 +255,25 @@ def test_a_scenario_deals_experts_to_ranks() -> None:
     assert dealt.clock.model.step_seconds(batch) < plain.clock.model.step_seconds(batch)
     with pytest.raises(UsageError, match="no routed experts"):
         Run(load_scenario(None, {**base, "model": "llama-3.1-8b", "parallel.expert_parallel": True}))
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+@pytest.mark.parametrize(
+    ("model", "ep", "why"),
+    [
+        ("qwen3-30b-a3b", False, "without effect: experts are not dealt to ranks"),
+        ("llama-3.1-8b", False, "without effect: the model has no routed experts"),
+        ("qwen3-30b-a3b", True, "sent to their experts"),
+    ],
+)
+def test_an_exchange_that_does_not_happen_is_said_to_be_said_in_vain(
+    kind: str, model: str, ep: bool, why: str
+) -> None:
+    said = clock(kind, model, ep=ep, expert_exchange="deepep_low_latency")
+    (found,) = [item for item in said.assumptions if item.name == "latency.expert_exchange"]
+    assert found.value == "deepep_low_latency"
+    assert why in found.source
+    unsaid = [
+        item for item in clock(kind, model, ep=ep).assumptions if item.name == "latency.expert_exchange"
+    ]
+    assert bool(unsaid) is ep

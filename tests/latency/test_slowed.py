@@ -6,38 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.engine.protocols import JointLatency, StepBatch
+from kvplan.engine.protocols import StepBatch
 from kvplan.latency.linear import LinearLatency
-from kvplan.latency.slowed import slowed
+from kvplan.latency.slowed import Slowed
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.outcomes import simulate_point
 
 MODEL = LinearLatency(0.005, 2e-5, 1e-8)
 
 
-class Ranks:
-    """Ranks in step, of which each takes 1 s and all together 2 s."""
+class Drafting:
+    """Steps of 3 s, of which drafts take 1 s."""
 
     def step_seconds(self, batch: StepBatch) -> float:
-        return 1.0
-
-    def joint_seconds(self, batch: StepBatch) -> float:
         batch.drafting_s = 1.0
-        return 2.0
+        return 3.0
 
 
 @given(st.floats(0.1, 10.0), st.integers(0, 10_000))
 def test_every_step_takes_so_many_times_as_long(factor: float, tokens: int) -> None:
     batch = StepBatch(scheduled_tokens=tokens)
-    assert slowed(MODEL, factor).step_seconds(batch) == pytest.approx(factor * MODEL.step_seconds(batch))
+    assert Slowed(MODEL, factor).step_seconds(batch) == pytest.approx(factor * MODEL.step_seconds(batch))
 
 
-def test_ranks_stay_in_step() -> None:
-    assert not isinstance(slowed(MODEL, 2.0), JointLatency)
-    ranks = slowed(Ranks(), 1.5)
-    assert isinstance(ranks, JointLatency)
-    whole = StepBatch(4)
-    assert (ranks.step_seconds(StepBatch()), ranks.joint_seconds(whole), whole.drafting_s) == (1.5, 3.0, 1.5)
+def test_drafts_take_so_many_times_as_long() -> None:
+    batch = StepBatch(4)
+    assert (Slowed(Drafting(), 1.5).step_seconds(batch), batch.drafting_s) == (4.5, 1.5)
 
 
 def test_a_run_on_a_slower_clock_at_a_slower_rate_is_the_same_run() -> None:
@@ -67,4 +61,4 @@ class Drafts:
 
 def test_drafts_take_longer_by_as_much() -> None:
     batch = StepBatch()
-    assert (slowed(Drafts(), 1.5).step_seconds(batch), batch.drafting_s) == (4.5, 1.5)
+    assert (Slowed(Drafts(), 1.5).step_seconds(batch), batch.drafting_s) == (4.5, 1.5)

@@ -48,6 +48,24 @@ def test_a_csv_is_read_sorted_and_starts_at_zero(tmp_path: Path) -> None:
     assert log.rows[0].cached_tokens is None
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_log_that_is_in_its_file_several_times_is_read_once(tmp_path: Path, times: int) -> None:
+    log = read_engine_log(written(tmp_path, "\n".join([HEADER, *lines() * times])))
+    assert len(log.rows) == FEWEST
+    assert log.notes == (
+        f"every request is in the log {times} times, with the same times: each is counted once",
+    )
+
+
+def test_requests_alike_are_kept_where_others_are_single(tmp_path: Path) -> None:
+    log = read_engine_log(written(tmp_path, "\n".join([HEADER, *lines(), *lines()[:-1]])))
+    assert len(log.rows) == 2 * FEWEST - 1
+    assert log.notes == ()
+    # A burst of requests alike, answered alike.
+    log = read_engine_log(written(tmp_path, "\n".join([HEADER, *lines(4) * 20])))
+    assert len(log.rows) == 80
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -10,7 +10,7 @@ import pytest
 
 from kvplan.cli.app import run as run_cli
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.protocols import JointLatency, StepBatch
+from kvplan.engine.protocols import LatencyModel, StepBatch, together
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import KvplanError
 from kvplan.reporting.result import Result
@@ -93,14 +93,18 @@ def decode(requests: int, context: int) -> StepBatch:
 def test_ranks_have_their_own_attention_and_work_together_on_experts(flags: dict[str, Any]) -> None:
     split = run_of({**flags, **CHAT}).clock.model
     plain = run_of({**flags, **CHAT, "parallel.dp_attention": False}).clock.model
-    assert isinstance(split, JointLatency)
     ranks = flags["parallel.tp"]
-    assert split.joint_seconds(StepBatch()) == 0.0
-    assert 0.0 < split.joint_seconds(StepBatch(8)) < split.joint_seconds(StepBatch(4096))
+
+    def beside(others: int, model: LatencyModel) -> float:
+        mine = decode(8, 4000)
+        together([mine, *[decode(others, 100) for _ in range(ranks - 1)]], ranks)
+        return model.step_seconds(mine)
+
+    assert 0.0 < beside(8, split) < beside(512, split)
     # Without it everything is in the step, whatever the other ranks have.
-    assert isinstance(plain, JointLatency)
-    assert plain.joint_seconds(StepBatch(64)) == 0.0
-    step = split.step_seconds(decode(8, 4000)) + split.joint_seconds(StepBatch(8 * ranks))
+    assert beside(8, plain) == beside(512, plain)
+    step = split.step_seconds(decode(8, 4000))
+    assert step == beside(8, split)  # others have as much where nobody says
     # The same requests, all of them on every rank: about as long, less for latents, which are not copied.
     assert 0.4 < step / plain.step_seconds(decode(8 * ranks, 4000)) < 1.5
 
@@ -150,9 +154,7 @@ def test_one_rank_of_a_latent_model_reads_a_share_of_what_all_would() -> None:
     long = decode(64, 30_000)
     split = run_of({**DEEPSEEK, **CHAT}).clock.model
     plain = run_of({**DEEPSEEK, **CHAT, "parallel.dp_attention": False}).clock.model
-    assert isinstance(split, JointLatency)
-    together = split.step_seconds(decode(8, 30_000)) + split.joint_seconds(StepBatch(64))
-    assert together < 0.8 * plain.step_seconds(long)
+    assert split.step_seconds(decode(8, 30_000)) < 0.8 * plain.step_seconds(long)
 
 
 SGLANG = {**LINEAR, **CHAT, "engine.kind": "sglang", "cache.blocks": 60_000, "parallel.tp": 4,

@@ -109,6 +109,8 @@ def test_a_trace_flag_replaces_the_files_synthetic_workload(tmp_path: Path) -> N
         ("cache: {blocks: 100\n", ":", "malformed YAML"),
         (MINIMAL + "engine: {max_num_seq: 8}\n", ":4  engine.max_num_seq", "did you mean max_num_seqs"),
         (MINIMAL + "parallel: {tensor_parallel_size: 8}\n", ":4  parallel.tensor_par", "it is called parallel.tp here"),
+        (MINIMAL + "engine: {context_length: 8192}\n", ":4  engine.context", "it is called engine.max_model_len here"),
+        (MINIMAL + "engine: {kind: sglang, max_num_seqs: 8}\n", ":4  engine.max_num", "it is called engine.max_running_requests here"),
         (MINIMAL + "engine: {kv_cache_dtype: fp8}\n", ":4  engine.kv_cache_dtype", "it is called cache.dtype here"),
         (MINIMAL.replace("blocks: 100", "blocks: 0"), ":1  cache.blocks", "greater than or equal to 2"),
         (MINIMAL.replace("blocks: 100", "blocks: -4"), ":1  cache.blocks", "greater than or equal to 2"),

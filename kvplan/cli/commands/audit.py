@@ -64,13 +64,15 @@ def _print(found: "Audit", where: str, sample: int, format: OutputFormat) -> Non
     if format is OutputFormat.json:
         print_json(_document(found, where, sample))
         return
-    rows = [("fast engine equals the reference", _yes(found.divergence is None), _difference(found))]
-    rows += [(check.name, _yes(check.passed), check.detail) for check in found.checks]
-    columns = ("check", "passed", "detail")
     if format is OutputFormat.table:
         _table(found, where)
-    else:
-        answer_rows(format, columns, rows)
+        return
+    equal = found.divergence is None
+    rows: list[tuple[str, object, str]] = [("fast engine equals the reference", equal, _difference(found))]
+    rows += [(check.name, check.passed, check.detail) for check in found.checks]
+    if format is not OutputFormat.csv:
+        rows = [(name, _yes(bool(passed)), detail) for name, passed, detail in rows]
+    answer_rows(format, ("check", "passed", "detail"), rows)
 
 
 def _difference(found: "Audit") -> str:

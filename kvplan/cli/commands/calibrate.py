@@ -216,29 +216,36 @@ def _print(profile: "ProfileFile", output: OutputFormat) -> None:
     elif output is OutputFormat.table:
         answer("\n".join(_table(profile, rows)))
     else:
-        answer_rows(output, COLUMNS, rows)
+        answer_rows(output, COLUMNS, rows if output is OutputFormat.csv else [_shown(row) for row in rows])
 
 
-def _row(profile: "ProfileFile", index: int) -> tuple[str, ...]:
+Row = tuple[str, int, int, float | None, float | None, float | None]
+"""A kernel's name, shapes fitted and tested; as shares: median and p90 of errors, what the band covers."""
+
+
+def _row(profile: "ProfileFile", index: int) -> Row:
     part = profile.kernels[index]
     title = " ".join([part.op, *part.labels.values()])
     held = part.held_out
     if held is None:
-        return (title, str(part.trained_on), "0", "", "", "")
-    covers = "" if held.coverage is None else f"{held.coverage:.1%}"
-    return (
-        title, str(held.trained), str(held.tested), f"{held.median:.1%}", f"{held.p90:.1%}", covers,
-    )  # fmt: skip
+        return (title, part.trained_on, 0, None, None, None)
+    return (title, held.trained, held.tested, held.median, held.p90, held.coverage)
 
 
-def _table(profile: "ProfileFile", rows: list[tuple[str, ...]]) -> list[str]:
+def _shown(row: Row) -> tuple[str, ...]:
+    title, *counts, median, p90, covers = row
+    shares = ("" if share is None else f"{share:.1%}" for share in (median, p90, covers))
+    return (title, *map(str, counts), *shares)
+
+
+def _table(profile: "ProfileFile", rows: list[Row]) -> list[str]:
     from textwrap import wrap
 
     where = profile.provenance
     about = f"Measurements: {where.source}, {where.license}{f', {where.url}' if where.url else ''}."
     lines = [f"Profile {profile.name} of {profile.gpu}: {len(rows)} kernels", *wrap(about, 80), ""]
     lines.append(f"{'fitted':>6}{'tested':>8}{'median':>8}{'p90':>8}{'covers':>8}  kernel")
-    for title, fitted, tested, median, p90, covers in rows:
+    for title, fitted, tested, median, p90, covers in map(_shown, rows):
         first, *rest = wrap(title, 40, break_long_words=False)
         lines.append(f"{fitted:>6}{tested:>8}{median:>8}{p90:>8}{covers:>8}  {first}")
         lines += [" " * 40 + text for text in rest]

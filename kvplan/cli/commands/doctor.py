@@ -30,19 +30,22 @@ def doctor(
     elif format is OutputFormat.table:
         _print_table(findings)
     else:
-        answer_rows(format, COLUMNS, _rows(findings))
+        answer_rows(format, COLUMNS, _rows(findings, raw=format is OutputFormat.csv))
     for wanted in require or ():
         kernels.require(findings, wanted)
 
 
-def _rows(findings: dict[str, Any]) -> list[list[str]]:
-    def yes(value: bool) -> str:
-        return "yes" if value else "no"
+def _rows(findings: dict[str, Any], *, raw: bool = False) -> list[list[Any]]:
+    """A format in each; ``raw``: values for scripts."""
+    names = ("name", "reference", "triton", "bytes_per_token_layer", "summary")
+    rows = [[found[name] for name in names] for found in findings["formats"]]
+    return rows if raw else [[_shown(value) for value in row] for row in rows]
 
-    return [
-        [f["name"], yes(f["reference"]), yes(f["triton"]), f"{f['bytes_per_token_layer']:,.0f}", f["summary"]]
-        for f in findings["formats"]
-    ]
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:,.0f}"
 
 
 def _print_table(findings: dict[str, Any]) -> None:

@@ -57,18 +57,18 @@ def show(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Everything known of one GPU, with its sources."""
-    from kvplan.cli.output import answer, answer_rows, print_json
+    from kvplan.cli.output import answer, answer_rows, flat_rows, print_json
     from kvplan.specs.catalog import load_gpu
 
     spec = load_gpu(name)
     if output is OutputFormat.json:
         print_json(_document(spec))
-        return
-    rows = _facts(spec)
-    if output is OutputFormat.table:
-        answer("\n".join(line for fact, value in rows for line in _wrap(fact, value)))
+    elif output is OutputFormat.csv:
+        answer_rows(output, ("fact", "value"), flat_rows(_document(spec)))
+    elif output is OutputFormat.md:
+        answer_rows(output, ("fact", "value"), _facts(spec))
     else:
-        answer_rows(output, ("fact", "value"), rows)
+        answer("\n".join(line for fact, value in _facts(spec) for line in _wrap(fact, value)))
 
 
 def _words(spec: "GpuSpec") -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from kvplan.engine.instance import make_replica
 from kvplan.engine.lockstep.coast import Part, quiet_parts
 from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.remote.plan import RemotePlan
 from kvplan.engine.replica import Replica
@@ -64,7 +64,7 @@ class LockstepEngine(RankGroup[Replica]):
         self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder,
         make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = make_replica,
     ) -> None:  # fmt: skip
-        super().__init__(router, latency, recorder)
+        super().__init__(router, recorder)
         self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self.config = config = self.ranks[0].config
         self._device_free = 0.0
@@ -172,8 +172,9 @@ class LockstepEngine(RankGroup[Replica]):
         running = [item for item in zip(self.ranks, plans, strict=True) if item[1].batch.scheduled_tokens]
         if not running:
             return self.clock
-        needed = [rank.step_seconds(plan) for rank, plan in running]
-        seconds = self.account([plan.batch for _, plan in running], needed)
+        batches = [plan.batch for _, plan in running]
+        self.meet(batches)
+        seconds = self.account(batches, [rank.step_seconds(plan) for rank, plan in running])
         self._device_free = max(self.clock, self._device_free) + seconds
         return self._device_free
 
@@ -250,15 +251,14 @@ class LockstepEngine(RankGroup[Replica]):
         """Up to ``limit`` steps of these parts, begun before ``until``; how many there were."""
         clock, device_free, overlap = self.clock, self._device_free, self.config.async_scheduling
         busy_s, own_s, ranks = self._busy_s, self._own_s, len(self.ranks)
-        count = sum(part.count for part in parts)
-        joint = self._joint(StepBatch(count, sampled_requests=count))
+        self.meet([part.batch for part in parts])
         done = 0
         while done < limit and clock < until:
             slowest = needed = 0.0
             for part in parts:
                 batch = part.batch
                 batch.decode_context = batch.decode_kv_tokens = batch.decode_context + part.count
-                seconds = part.rank.step_seconds(part.plan) + joint
+                seconds = part.rank.step_seconds(part.plan)
                 needed += seconds
                 if seconds > slowest:
                     slowest = seconds

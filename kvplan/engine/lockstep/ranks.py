@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.member import Member
-from kvplan.engine.protocols import JointLatency, LatencyModel, StepBatch
+from kvplan.engine.protocols import StepBatch, together
 from kvplan.engine.recorder import OF_SCHEDULERS, Metric, Recorder, SeriesPoint
 from kvplan.engine.router import make_router
 from kvplan.traces.request import Request
@@ -20,10 +20,6 @@ SECTION = "dp_attention"
 
 DEALT = "dealt"
 """What is counted of ranks whose requests end elsewhere."""
-
-
-def _nothing(batch: StepBatch) -> float:
-    return 0.0
 
 
 R = TypeVar("R", bound=Member)
@@ -40,10 +36,9 @@ class RankGroup(Generic[R]):
     Args:
         ranks: for each its recorder.
         router: deals requests to ranks when they arrive.
-        latency: how long all ranks need for what they do together (``JointLatency``).
     """
 
-    def __init__(self, router: str, latency: LatencyModel, recorder: Recorder) -> None:
+    def __init__(self, router: str, recorder: Recorder) -> None:
         self.recorder = recorder
         self.router = make_router(router)
         self.ranks: Sequence[R] = ()
@@ -55,7 +50,6 @@ class RankGroup(Generic[R]):
         self._dealt: list[int] = []
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
-        self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
 
     def recorder_of(self, index: int) -> Recorder:
         """What rank ``index`` writes to; the series is that of all ranks together."""
@@ -122,24 +116,22 @@ class RankGroup(Generic[R]):
         """Whether anything is left to do."""
         return any(rank.busy for rank in self.ranks)
 
+    def meet(self, batches: Sequence[StepBatch]) -> None:
+        """These are what the ranks compute in one step: every rank that has something to compute."""
+        together(batches, len(self.ranks))
+
     def account(self, batches: Sequence[StepBatch], needed: Sequence[float]) -> float:
-        """The step's seconds: those of the slowest rank, and what all do together.
+        """The step's seconds: those of the slowest rank, for which the others wait.
 
         Args:
-            batches, needed: of every rank that has something to compute, and the seconds of its own part.
+            batches, needed: of every rank that has something to compute, and its seconds.
         """
-        whole = StepBatch(sum(batch.scheduled_tokens for batch in batches))
-        whole.sampled_requests = sum(batch.sampled_requests for batch in batches)
-        whole.drafting = max(batch.drafting for batch in batches)
-        joint = self._joint(whole)
-        slowest, drafting = max(
+        slowest, self.drafting_s = max(
             (seconds, batch.drafting_s) for seconds, batch in zip(needed, batches, strict=True)
         )
-        slowest += joint
-        self.drafting_s = drafting + whole.drafting_s
         own = 0.0
         for seconds in needed:  # one by one, as bulk steps add them
-            own += seconds + joint
+            own += seconds
         self._busy_s += slowest * len(self.ranks)
         self._own_s += own
         self._idle_steps += len(self.ranks) - len(needed)

@@ -47,7 +47,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         self, ranks: int, router: str, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
         make: Callable[[SglangConfig, LatencyModel, Recorder], SglangReplica] = SglangReplica,
     ) -> None:  # fmt: skip
-        super().__init__(router, latency, recorder)
+        super().__init__(router, recorder)
         self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self._overlap = self.ranks[0].scheduler.overlap
         self._device_free = 0.0
@@ -138,8 +138,9 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
             for rank, plan in zip(self.ranks, plans, strict=True)
             if plan.batch.scheduled_tokens
         ]
-        needed = [rank.step_seconds(batch) for rank, batch in running]
-        seconds = self.account([batch for _, batch in running], needed)
+        batches = [batch for _, batch in running]
+        self.meet(batches)
+        seconds = self.account(batches, [rank.step_seconds(batch) for rank, batch in running])
         self._device_free = max(self.clock, self._device_free) + seconds
         return self._device_free
 
@@ -178,6 +179,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         until = min(until, nextafter(gives_up_s, _NEVER))
         clock, device_free, overlap = began, self._device_free, self._overlap
         batches = [part.batch for part in parts]
+        self.meet(batches)
         done = 0
         while done < limit and clock < until:
             seconds = self.account(batches, [part.next_seconds() for part in parts])
