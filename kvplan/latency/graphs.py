@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.routing import HIGH_THROUGHPUT
 from kvplan.sizing.overheads import captured_sizes
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Launching:
         piecewise: captured sizes of the pieces between attention layers.
         op_s: seconds of host time for a kernel outside a graph.
         graph_s: seconds of host time for a graph.
-        eager: graphs are off.
+        eager: graphs are off. compiled: what is launched outside of graphs is compiled code.
         given: ``op_s`` comes from the scenario.
         request_tokens: of a request in a decode step: one, and its drafts.
     """
@@ -79,6 +80,7 @@ class Launching:
     op_s: float = 0.0
     graph_s: float = 0.0
     eager: bool = False
+    compiled: bool = False
     given: bool = False
     request_tokens: int = 1
 
@@ -161,7 +163,8 @@ class Launching:
         """What is launched, how, and what a launch takes."""
         if not self.kernels:
             return ()
-        code = "eager code: graphs are off" if self.eager else "compiled code outside graphs"
+        code = "compiled code" if self.compiled else "eager code"
+        code += ": graphs are off" if self.eager else " outside graphs"
         why = f"host time for one of {self.kernels:,} kernels a step, {code}"
         source = f"{why}; given in the scenario" if self.given else f"{why}; assumed within a factor of two"
         found = [Assumption(f"latency.{KEY}", self.op_s, source)]
@@ -199,10 +202,12 @@ def launching(
         )  # fmt: skip
     if serving is None:
         return ALWAYS_GRAPHS
-    piecewise, full = captured_sizes(serving)
-    eager = not serving.cuda_graphs
+    # DeepEP's kernels for throughput cannot be captured.
+    captured = work.expert_exchange != HIGH_THROUGHPUT
+    piecewise, full = captured_sizes(serving) if captured else ((), ())
     # SGLang's prefill runs eager code; vLLM compiles what it does not capture.
-    plain = EAGER_OP_S if eager or serving.kind == "sglang" else COMPILED_OP_S
+    compiled = serving.cuda_graphs and serving.kind == "vllm"
+    plain = COMPILED_OP_S if compiled else EAGER_OP_S
     plain = max(plain, timed_op_s or 0.0)
     layers = sum(item.layers for item in work.attentions)
     return Launching(
@@ -213,7 +218,8 @@ def launching(
         piecewise=piecewise,
         op_s=plain if op_s is None else float(op_s),
         graph_s=GRAPH_S,
-        eager=eager,
+        eager=not (serving.cuda_graphs and captured),
+        compiled=compiled,
         given=op_s is not None,
         request_tokens=serving.decode_tokens,
     )

@@ -52,8 +52,8 @@ EXCHANGES = (SUMMED, GATHERED, HIGH_THROUGHPUT, LOW_LATENCY)
 * ``all_reduce``: every rank has all tokens and results are summed, inside a tensor-parallel group;
 * ``all_gather``: all tokens are gathered on all ranks, and results summed and scattered: what vLLM
   (``allgather_reducescatter``) and SGLang (``--moe-a2a-backend none``) do with data-parallel attention;
-* DeepEP's kernels send each token to the ranks of its experts: once to each rank (high throughput), or once
-  for each expert without waiting for counts (low latency).
+* DeepEP's kernels send each token to the ranks of its experts: once to each rank (high throughput, for which
+  both engines turn CUDA graphs off), or once for each expert without waiting for counts (low latency).
 """
 
 
@@ -182,7 +182,7 @@ def routing_options(parameters: Mapping[str, Any]) -> tuple[float, str | None]:
 _HOW = {
     SUMMED: "tokens are on every rank, results summed by all-reduce",
     GATHERED: "tokens are gathered on every rank, results summed and scattered",
-    HIGH_THROUGHPUT: "tokens are sent to the ranks of their experts and back",
+    HIGH_THROUGHPUT: "tokens are sent to the ranks of their experts and back, without CUDA graphs",
     LOW_LATENCY: "tokens are sent to their experts and back",
 }
 
@@ -190,13 +190,23 @@ _HOW = {
 def routing_assumptions(
     routings: tuple[Routing, ...], parameters: Mapping[str, Any], exchange: str
 ) -> tuple[Assumption, ...]:
-    """How routing was assumed to be; of a model without experts, what was said in vain."""
-    said = parameters.get(EXCHANGE_KEY)
-    vain = () if said is None else (Assumption(
-        f"latency.{EXCHANGE_KEY}", said,
-        "given in the scenario, without effect: "
-        + ("experts are not dealt to ranks" if routings else "the model has no routed experts"),
-    ),)  # fmt: skip
+    """How routing was assumed to be, and what was said of it in vain.
+
+    Args:
+        exchange: how tokens reach experts on other ranks.
+    """
+    said, why = parameters.get(EXCHANGE_KEY), None
+    if not routings:
+        why = "the model has no routed experts"
+    elif routings[0].ranks == 1:
+        why = "experts are not dealt to ranks"
+    elif said != exchange:
+        why = "vLLM sums inside a tensor-parallel group, and sends tokens with data-parallel attention alone"
+    vain = (
+        ()
+        if said is None or why is None
+        else (Assumption(f"latency.{EXCHANGE_KEY}", said, f"given in the scenario, without effect: {why}"),)
+    )
     if not routings:
         return vain
     first = routings[0]
@@ -210,12 +220,12 @@ def routing_assumptions(
             ),
             *vain,
         )  # fmt: skip
-    why = "the engines' default" if said is None else "given in the scenario"
+    chosen = "given in the scenario" if said == exchange else "the engines' default"
     return (
         Assumption(
             f"latency.{SKEW_KEY}", first.skew,
             f"spread of the experts' popularity, {given}: with 1,024 tokens the heaviest of {first.ranks} "
             f"ranks has {first.imbalance(1024.0):.2f} times the mean",
         ),
-        Assumption(f"latency.{EXCHANGE_KEY}", exchange, f"{_HOW[exchange]}; {why}"),
+        *(vain or (Assumption(f"latency.{EXCHANGE_KEY}", exchange, f"{_HOW[exchange]}; {chosen}"),)),
     )  # fmt: skip

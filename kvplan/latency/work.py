@@ -185,7 +185,9 @@ def step_work(
             "with data-parallel attention a rank has its own tokens alone, which all_reduce does not send",
             where=f"latency.{EXCHANGE_KEY}", hint=f"{GATHERED} is what engines do, or a DeepEP kernel",
         )  # fmt: skip
-    way = (expert_exchange or (GATHERED if joint else SUMMED)) if expert_ranks > 1 else SUMMED
+    # vLLM's ``use_all2all``: inside a tensor-parallel group it sums, whatever backend it is given.
+    sums = expert_ranks == 1 or (engine == "vllm" and not joint)
+    way = SUMMED if sums else expert_exchange or (GATHERED if joint else SUMMED)
     sent = way != SUMMED
     own = joint and engine == "vllm"
     split = Split(tp, expert_ranks, whole_attention=joint, whole_layers=own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from kvplan.latency.routing import EXCHANGE_KEY, HIGH_THROUGHPUT, LOW_LATENCY
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario
@@ -17,6 +18,9 @@ CONTEXT_PARALLEL = (0, 13, 0)
 
 SHARDS_BY_DECODE = (0, 26, 0)
 """And from here on they keep the whole cache each unless decodes are told to divide it, too."""
+
+BACKENDS = (0, 5, 1)
+"""SGLang from here on has backends that send tokens to experts; DeepEP was its own flag before."""
 
 NOT_APPENDED = frozenset(
     {
@@ -50,13 +54,27 @@ def serve_line(scenario: Scenario) -> str | None:
         return None
     if scenario.parallel.cp > 1 and fit.serving.version < CONTEXT_PARALLEL:
         return None
-    line = " ".join((line, *_pool(scenario, deployment, fit), *_options(scenario), eviction)).rstrip()
+    more = (*_exchange(scenario, fit), *_pool(scenario, deployment, fit), *_options(scenario), eviction)
+    line = " ".join((line, *more)).rstrip()
     if scenario.tiers is None and not scenario.cache.host_memory:
         return line  # tiers take links and curves with them
     from kvplan.scenario.tiers import launch_flags
 
-    more = launch_flags(scenario, deployment)
-    return line if more is None else f"{line} {more}"
+    tiers = launch_flags(scenario, deployment)
+    return line if tiers is None else f"{line} {tiers}"
+
+
+def _exchange(scenario: Scenario, fit: FitReport) -> Iterator[str]:
+    """DeepEP's kernels, where the engine would send tokens through them."""
+    way = scenario.latency.parameters().get(EXCHANGE_KEY)
+    parallel, version = scenario.parallel, fit.serving.version
+    if way not in (HIGH_THROUGHPUT, LOW_LATENCY) or not parallel.expert_parallel:
+        return
+    if fit.serving.kind == "sglang":
+        yield "--enable-deepep-moe" if version < BACKENDS else "--moe-a2a-backend deepep"
+        yield f"--deepep-mode {'normal' if way == HIGH_THROUGHPUT else 'low_latency'}"
+    elif parallel.dp_attention:
+        yield f"--all2all-backend {way}"
 
 
 def _pool(scenario: Scenario, deployment: Deployment, fit: FitReport) -> Iterator[str]:

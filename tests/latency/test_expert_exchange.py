@@ -21,13 +21,16 @@ from kvplan.latency.profile import profile_path
 from kvplan.latency.routing import EXCHANGES
 from kvplan.latency.work import StepWork, step_work
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.serving import resolve_serving
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import kv_format
 
 
 def clock(kind: str = "roofline", **spec: Any) -> Clock:
+    """Of SGLang, whose ranks send tokens inside a tensor-parallel group, too; launches cost nothing."""
+    serving = resolve_serving("sglang", load_gpu("h100-sxm"), max_model_len=32_768, tp=4)
     return build_latency(
-        {"model": kind, **spec}, model=load_model("qwen3-30b-a3b"), gpu=load_gpu("h100-sxm"),
+        {"model": kind, "launch_s": 0.0, **spec}, serving=serving, model=load_model("qwen3-30b-a3b"), gpu=load_gpu("h100-sxm"),
         parallel=Parallel(tp=4), kv_format=kv_format("bf16"), weights_format=None, block_size=16,
         expert_parallel=True,
     )  # fmt: skip

@@ -20,16 +20,20 @@ from kvplan.latency.work import step_work
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.serving import resolve_serving
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import kv_format
 
 
 def clock(
-    kind: str = "roofline", model: str = "qwen3-30b-a3b", tp: int = 4, ep: bool = True, **spec: Any
-) -> Clock:
+    kind: str = "roofline", model: str = "qwen3-30b-a3b", tp: int = 4, ep: bool = True,
+    engine: str | None = None, dp: bool = False, **spec: Any,
+) -> Clock:  # fmt: skip
+    gpu = load_gpu("h100-sxm")
+    serving = None if engine is None else resolve_serving(engine, gpu, max_model_len=32_768, tp=tp)
     return build_latency(
-        {"model": kind, **spec}, model=load_model(model), gpu=load_gpu("h100-sxm"), parallel=Parallel(tp=tp),
-        kv_format=kv_format("bf16"), weights_format=None, block_size=16, expert_parallel=ep,
+        {"model": kind, **spec}, model=load_model(model), gpu=gpu, parallel=Parallel(tp=tp, dp_attention=dp),
+        kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving, expert_parallel=ep,
     )  # fmt: skip
 
 
@@ -193,7 +197,7 @@ def test_an_uneven_rank_slows_long_prefills(kind: str) -> None:
 
 
 def test_tokens_sent_to_their_experts_take_two_exchanges_a_layer_instead_of_a_sum() -> None:
-    summed, sent = clock(), clock(expert_exchange="deepep_high_throughput")
+    summed, sent = clock(), clock(engine="sglang", expert_exchange="deepep_high_throughput")
     model: Any = sent.model
     work = model.work
     assert work.expert_layers == 48
@@ -259,21 +263,42 @@ def test_a_scenario_deals_experts_to_ranks() -> None:
 
 @pytest.mark.parametrize("kind", ["roofline", "profile"])
 @pytest.mark.parametrize(
-    ("model", "ep", "why"),
+    ("model", "ep", "engine", "dp", "why"),
     [
-        ("qwen3-30b-a3b", False, "without effect: experts are not dealt to ranks"),
-        ("llama-3.1-8b", False, "without effect: the model has no routed experts"),
-        ("qwen3-30b-a3b", True, "sent to their experts"),
+        ("qwen3-30b-a3b", False, "vllm", False, "without effect: experts are not dealt to ranks"),
+        ("llama-3.1-8b", False, "vllm", False, "without effect: the model has no routed experts"),
+        ("qwen3-30b-a3b", True, "vllm", False, "without effect: vLLM sums inside a tensor-parallel group"),
+        ("qwen3-30b-a3b", True, "vllm", True, "sent to their experts and back; given"),
+        ("qwen3-30b-a3b", True, "sglang", False, "sent to their experts and back; given"),
     ],
 )
 def test_an_exchange_that_does_not_happen_is_said_to_be_said_in_vain(
-    kind: str, model: str, ep: bool, why: str
+    kind: str, model: str, ep: bool, engine: str, dp: bool, why: str
 ) -> None:
-    said = clock(kind, model, ep=ep, expert_exchange="deepep_low_latency")
+    said = clock(kind, model, ep=ep, engine=engine, dp=dp, expert_exchange="deepep_low_latency")
     (found,) = [item for item in said.assumptions if item.name == "latency.expert_exchange"]
     assert found.value == "deepep_low_latency"
     assert why in found.source
-    unsaid = [
-        item for item in clock(kind, model, ep=ep).assumptions if item.name == "latency.expert_exchange"
-    ]
+    default = clock(kind, model, ep=ep, engine=engine, dp=dp)
+    unsaid = [item for item in default.assumptions if item.name == "latency.expert_exchange"]
     assert bool(unsaid) is ep
+    alike = said.model.step_seconds(prefill(16384)) == default.model.step_seconds(prefill(16384))
+    assert alike is why.startswith("without effect")
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_no_graph_is_replayed_beside_kernels_that_cannot_be_captured(kind: str, engine: str) -> None:
+    """vLLM 0.33's ``set_splitting_ops_for_v1``, SGLang 0.5.23's ``_handle_a2a_moe``."""
+    ways: dict[str, Any] = {
+        way: clock(kind, engine=engine, dp=True, expert_exchange=f"deepep_{way}").model
+        for way in ("high_throughput", "low_latency")
+    }
+    graphs = {way: model.launching for way, model in ways.items()}
+    assert graphs["low_latency"].full_limit > 0
+    assert graphs["high_throughput"].full_limit == graphs["high_throughput"].piecewise_limit == 0
+    (said,) = [item for item in graphs["high_throughput"].assumptions() if item.name == "latency.launch_s"]
+    assert f"{'compiled' if engine == 'vllm' else 'eager'} code: graphs are off" in said.source
+    one = decode(1)
+    assert ways["high_throughput"].step_seconds(one) > graphs["high_throughput"].plain_s
+    assert ways["high_throughput"].step_seconds(one) > 1.1 * ways["low_latency"].step_seconds(one)

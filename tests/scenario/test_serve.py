@@ -38,6 +38,7 @@ TAIL = """'{"threshold": 4096, "next_prompt_estimate": 512}'"""
             "--schedule-policy lpm --radix-eviction-policy lfu",
         ),
         (["engine.kind=sglang", "engine.radix_eviction_policy=lru"], ""),
+        (["latency.expert_exchange=deepep_low_latency"], ""),  # nothing is exchanged
         (
             [
                 "engine.kind=sglang",
@@ -53,6 +54,26 @@ def test_what_was_chosen_is_said(settings: list[str], flags: str) -> None:
     plain = serve_line(load_scenario(None, LLAMA, engine))
     assert plain is not None
     assert serve_line(load_scenario(None, LLAMA, settings)) == f"{plain} {flags}".strip()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        (["parallel.dp_attention=true"], "--all2all-backend deepep_low_latency"),
+        ([], ""),  # vLLM sums inside a tensor-parallel group
+        (["engine.kind=sglang"], "--moe-a2a-backend deepep --deepep-mode low_latency"),
+        (["engine.kind=sglang", "engine.version=0.4.10"], "--enable-deepep-moe --deepep-mode low_latency"),
+    ],
+)
+def test_the_way_tokens_reach_experts_is_said(settings: list[str], flags: str) -> None:
+    model = {**LLAMA, "model": "qwen3-30b-a3b", "parallel.tp": 4, "parallel.expert_parallel": True}
+    plain = serve_line(load_scenario(None, model, settings))
+    assert plain is not None
+    way = "latency.expert_exchange=deepep_low_latency"
+    assert serve_line(load_scenario(None, model, [*settings, way])) == f"{plain} {flags}".strip()
+    most = serve_line(load_scenario(None, model, [*settings, way.replace("low_latency", "high_throughput")]))
+    assert most is not None
+    assert ("--deepep-mode normal" in most) is ("sglang" in str(settings))
 
 
 @pytest.mark.parametrize(
