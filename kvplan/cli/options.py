@@ -66,3 +66,10 @@ DpAttentionOption = Annotated[
     bool,
     typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
 ]
+
+AttentionRanksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--attention-ranks", min=1, metavar="N", help="Deal sequences over N groups of the TP ranks."
+    ),
+]

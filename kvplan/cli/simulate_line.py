@@ -158,4 +158,5 @@ def _settings(report: "FitReport", drafter: str | None) -> Iterator[str]:
     if report.expert_parallel:
         yield "parallel.expert_parallel=true"
     if parallel.dp_attention:
-        yield "parallel.dp_attention=true"
+        each = parallel.attention_tp == 1
+        yield "parallel.dp_attention=true" if each else f"parallel.attention_ranks={parallel.attention_ranks}"

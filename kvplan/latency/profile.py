@@ -116,7 +116,7 @@ class ProfileLatency:
         """Seconds of the step; constant time in the number of decode requests."""
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
         if self._joint is not None:
-            tokens, together, launch = self._host.shared(batch, self.tables.ranks)
+            tokens, together, launch = self._host.shared(batch, self.tables.attention_ranks)
             seconds = self._plain(tokens) + self._joint(together)
         else:
             if self._context_ranks > 1:
@@ -144,7 +144,7 @@ class ProfileLatency:
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
         sampled, seconds = batch.sampled_requests, self.step_seconds(batch)
         if self._joint is not None:
-            tokens, together, _ = self._host.shared(batch, self.tables.ranks)
+            tokens, together, _ = self._host.shared(batch, self.tables.attention_ranks)
             linear, exchanging = self._plain(tokens) + self._joint(together), together
         else:
             if self._context_ranks > 1:

@@ -94,6 +94,14 @@ class RooflineConstants:
         )
 
 
+_NO_REDUCES: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+
+
+def _reduces(exchange: Exchange, ranks: int, count: int, row: int) -> tuple[tuple[float, float], ...]:
+    """``count`` all-reduces in each of the ways there are: seconds fixed, and for each token."""
+    return tuple((count * fixed, count * byte * row) for fixed, byte in exchange.reduce_ways(ranks))
+
+
 class Roofline:
     """The roofline of one model on one GPU; see the module for the formula.
 
@@ -109,9 +117,9 @@ class Roofline:
 
     __slots__ = (
         "_attention", "_decodes", "_full_limit", "_full_s", "_heads", "_joint", "_linear", "_merge",
-        "_padding", "_passed_fixed", "_passed_token", "_pieces_limit", "_pieces_s", "_plain_s", "_reduces",
-        "_request", "_ring", "_sent", "_sequence_s", "_state_s", "_step", "_together", "constants",
-        "exchange", "gpu", "launching", "sheet", "wider", "work",
+        "_own_reduces", "_padding", "_passed_fixed", "_passed_token", "_pieces_limit", "_pieces_s",
+        "_plain_s", "_reduces", "_request", "_ring", "_sent", "_sequence_s", "_state_s", "_step",
+        "_together", "constants", "exchange", "gpu", "launching", "sheet", "wider", "work",
     )  # fmt: skip
 
     def __init__(
@@ -149,14 +157,14 @@ class Roofline:
         self._sequence_s = sheet.streamed(2.0 * work.state_bytes_per_sequence)
         # The kernels of a scan take about what an attention kernel's launch and merge do.
         self._state_s = work.state_layers * sheet.decode_floor_s
-        self._reduces: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+        self._reduces = self._own_reduces = _NO_REDUCES
         self._passed_fixed = self._passed_token = self._sent = 0.0
         self._ring = ring_of(work, exchange)
         self._merge = (0.0, 0.0) if self._ring is None else self._ring.merge
         if exchange is not None:
             row = work.hidden_size * work.activation_bytes
-            ways, count = exchange.reduce_ways(work.ranks), work.all_reduces
-            self._reduces = tuple((count * fixed, count * byte * row) for fixed, byte in ways)
+            self._reduces = _reduces(exchange, work.ranks, work.all_reduces, row)
+            self._own_reduces = _reduces(exchange, work.ranks // work.attention_ranks, work.own_reduces, row)
             if work.expert_layers:
                 fixed, per_byte = linked(work, exchange)
                 self._passed_fixed += work.expert_layers * fixed
@@ -192,10 +200,11 @@ class Roofline:
         launching takes at least, and logits."""
         sampled = batch.sampled_requests
         if self._joint:
-            tokens, together, launch = self.launching.shared(batch, self.work.ranks)
-            linear, exchanged = self._multiplied(tokens), 0.0
+            tokens, together, launch = self.launching.shared(batch, self.work.attention_ranks)
+            linear = self._multiplied(tokens)
+            exchanged = min(fixed + each * tokens for fixed, each in self._own_reduces)
             if together:
-                linear, exchanged = linear + self._jointly(together), self._exchanged(together, 0)
+                linear, exchanged = linear + self._jointly(together), exchanged + self._exchanged(together, 0)
         else:
             tokens, launch = self._launched(batch)
             linear, exchanged = self._multiplied(tokens), self._exchanged(tokens, batch.decode_requests)

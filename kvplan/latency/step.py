@@ -68,7 +68,7 @@ class StepTables:
     launch_s: float
     sequence_s: float
     context_ranks: int
-    ranks: int
+    attention_ranks: int
     spread: Mapping[str, float]
     errors: Mapping[str, float]
     outside: tuple[str, ...]
@@ -103,6 +103,10 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
             total += attention.layers * (LATENT_S + moved / rate)
         call, token = kernels.write_seconds(attention)
         total += attention.layers * (call + token * tokens)
+    if exchange is not None and work.own_reduces:
+        size = tokens * work.hidden_size * work.activation_bytes
+        own = _summing(kernels, exchange, work.ranks // work.attention_ranks, size)
+        total += work.own_reduces * own[0]
     links = None if exchange is None else _collectives(kernels, work, exchange, tokens, notes)
     head = linear_seconds(kernels, work.head, _token_grid(MAX_SAMPLED), notes)
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), notes)
@@ -116,7 +120,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         launch_s=launch,
         sequence_s=2.0 * work.state_bytes_per_sequence / rate,
         context_ranks=work.context_ranks,
-        ranks=work.ranks,
+        attention_ranks=work.attention_ranks,
         spread=notes.spread,
         errors=notes.errors,
         outside=tuple(dict.fromkeys(notes.outside)),
@@ -153,21 +157,28 @@ def _collectives(
     total = np.zeros(tokens.size)
     notes.spread["collective"] = math.log(SPREAD) / DEVIATIONS
     row = tokens * work.hidden_size * work.activation_bytes
-    kernel = kernels.all_reduce()
-    if kernel is not None and work.ranks > 1:
-        inside, nodes = exchange.nodes(work.ranks)
-        fixed, per_byte = exchange.across(work.ranks)
-        guess = kernel.predict({"ranks": np.full(tokens.size, float(inside)), "bytes": row})
-        if nodes == 1 and not work.expert_layers and not work.stage_hops:
-            notes.spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / DEVIATIONS
-        total += work.all_reduces * (guess.seconds + fixed + per_byte * row)
-    else:
-        ways = [fixed + per_byte * row for fixed, per_byte in exchange.reduce_ways(work.ranks)]
-        total += work.all_reduces * np.minimum.reduce(ways)
+    seconds, spread = _summing(kernels, exchange, work.ranks, row)
+    if spread is not None and not work.expert_layers and not work.stage_hops:
+        notes.spread["collective"] = spread
+    total += work.all_reduces * seconds
     if work.expert_layers:
         total += work.expert_layers * exchange_seconds(work, exchange, kernels, tokens)
     fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
     return np.asarray(total + fixed + per_byte * row)
+
+
+def _summing(kernels: KernelSet, exchange: Exchange, ranks: int, sizes: Array) -> tuple[Array, float | None]:
+    """Seconds of all-reduces of ``sizes`` bytes, and their measured kernel's spread where it says it all."""
+    import numpy as np
+
+    kernel = kernels.all_reduce()
+    if kernel is None or ranks == 1:
+        return np.minimum.reduce([fixed + byte * sizes for fixed, byte in exchange.reduce_ways(ranks)]), None
+    inside, nodes = exchange.nodes(ranks)
+    fixed, per_byte = exchange.across(ranks)
+    guess = kernel.predict({"ranks": np.full(sizes.size, float(inside)), "bytes": sizes})
+    spread = float(np.median(np.log(guess.high / guess.seconds))) / DEVIATIONS if nodes == 1 else None
+    return guess.seconds + fixed + per_byte * sizes, spread
 
 
 def _attention(

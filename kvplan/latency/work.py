@@ -108,10 +108,10 @@ class Attention:
 class StepWork:
     """Everything a step does on one rank.
 
-    ``all_reduces``: of a step's tokens. ``expert_layers``: layers whose tokens are sent to their experts'
-    ranks and back, in the way that ``expert_exchange`` names. ``expert_ranks``: ranks that experts are dealt
-    to. ``joint``: attention is data-parallel: a rank has tokens of its own there, and all ranks work for all
-    tokens in joint matrices, in experts and in what they exchange.
+    ``all_reduces``: of a step's tokens over the ``ranks``; with data-parallel attention of the tokens of all
+    ``attention_ranks``, and ``own_reduces`` of the tokens of one of these over its GPUs. ``expert_layers``:
+    layers whose tokens are sent to their experts' ranks and back, in the way that ``expert_exchange`` names.
+    ``expert_ranks``: ranks that experts are dealt to.
     """
 
     hidden_size: int
@@ -124,14 +124,21 @@ class StepWork:
     state_bytes_per_sequence: int
     state_layers: int
     all_reduces: int
+    own_reduces: int
     expert_layers: int
     stage_hops: int
     ranks: int
+    attention_ranks: int
     context_ranks: int
     expert_ranks: int
     expert_exchange: str
     notes: tuple[str, ...]
-    joint: bool = False
+
+    @property
+    def joint(self) -> bool:
+        """Whether attention is data-parallel: a rank has tokens of its own there, and all ranks work for all
+        tokens in joint matrices, in experts and in what they exchange."""
+        return self.attention_ranks > 1
 
     def untimed(self) -> tuple[str, ...]:
         """Parts of a step that no kernel table of dense models covers, in words."""
@@ -179,7 +186,7 @@ def step_work(
     """
     tp, hidden = parallel.tp, model.hidden_size
     expert_ranks = tp if expert_parallel else 1
-    joint = parallel.dp_attention
+    joint, attention_tp = parallel.dp_attention, parallel.attention_tp
     if joint and expert_exchange == SUMMED:
         raise UsageError(
             "with data-parallel attention a rank has its own tokens alone, which all_reduce does not send",
@@ -190,12 +197,12 @@ def step_work(
     way = SUMMED if sums else expert_exchange or (GATHERED if joint else SUMMED)
     sent = way != SUMMED
     own = joint and engine == "vllm"
-    split = Split(tp, expert_ranks, whole_attention=joint, whole_layers=own)
+    split = Split(tp, expert_ranks, parallel.attention_ranks, own)
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
     experts: list[Experts] = []
     attentions: list[Attention] = []
-    state = reduces = expert_layers = 0
+    state = reduces = own_reduces = expert_layers = 0
     notes: list[str] = []
     for group in model.groups():
         block, count = group.block, group.count
@@ -208,16 +215,17 @@ def step_work(
             linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared))
         if block.attention is not None:
             attentions += _attention(block.attention, count, parallel, kv_format, notes)
-            reduces += 0 if joint else count
+            own_reduces += count
         if block.cross is not None:
             attentions.append(_cross(block.cross, model, count, parallel, kv_format, notes))
-            reduces += 0 if joint else count
+            own_reduces += count
         if block.state is not None:
             keeping = Keeping("vllm", kv_format, model.dtype)
             state += count * state_bytes(block.state, keeping, parallel.attention_tp)
-            reduces += count if block.attention is None and not joint else 0
+            own_reduces += count if block.attention is None else 0
         if block.mlp is not None:
             dense = not isinstance(block.mlp, MoeMlp)
+            own_reduces += count if own and dense else 0
             reduces += 0 if own and dense else count
             if isinstance(block.mlp, MoeMlp):
                 expert_layers += count
@@ -250,15 +258,16 @@ def step_work(
         state_bytes_per_sequence=state,
         state_layers=sum(group.count for group in model.groups() if group.block.state is not None),
         # Where tokens are sent to experts, a layer of experts sums nothing over ranks.
-        all_reduces=(reduces - (expert_layers if sent else 0)) if tp > 1 else 0,
+        all_reduces=_summed(reduces - (expert_layers if sent else 0) + (0 if joint else own_reduces), tp),
+        own_reduces=_summed(own_reduces if joint else 0, attention_tp),
         expert_layers=expert_layers if sent else 0,
         stage_hops=parallel.pp - 1,
         ranks=tp,
+        attention_ranks=parallel.attention_ranks,
         context_ranks=parallel.cp,
         expert_ranks=expert_ranks,
         expert_exchange=way,
         notes=tuple(notes),
-        joint=joint,
     )
 
 
@@ -307,6 +316,11 @@ def _experts(
         width=width,
         gated=mlp.gated,
     )
+
+
+def _summed(times: int, ranks: int) -> int:
+    """How often something is summed over ranks: one has nothing to sum."""
+    return times if ranks > 1 else 0
 
 
 def _attention(

@@ -194,7 +194,8 @@ def _most_running(result: Result) -> int | None:
     limit = _chosen(result, "engine.max_num_seqs")
     if not isinstance(limit, int) or _at(result, "disaggregation") is not None:
         return None
-    ranks = _at(result, "parallel.tp") if _at(result, "parallel.dp_attention") is True else 1
+    each = _at(result, "parallel.tp") if _at(result, "parallel.dp_attention") is True else 1
+    ranks = _at(result, "parallel.attention_ranks") or each
     return limit * replicas_of(result) * (ranks if isinstance(ranks, int) else 1)
 
 

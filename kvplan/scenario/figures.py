@@ -119,5 +119,5 @@ def block_bytes_of(scenario: Scenario, deployment: Deployment) -> int | None:
     if fit is None:
         return None
     # A rank of data-parallel attention has blocks of its own; otherwise a block is spread over the replica.
-    ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
+    ranks = scenario.parallel.ranks
     return fit.binding.capacity.block_bytes * (fit.parallel.gpus // ranks)

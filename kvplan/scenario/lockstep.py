@@ -29,7 +29,7 @@ def check_context(scenario: Scenario) -> None:
 
 
 def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen:
-    """One attention rank for each of ``parallel.tp`` GPUs.
+    """The ranks of ``parallel.ranks``.
 
     Raises:
         UsageError: context parallelism.
@@ -41,8 +41,8 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
     text = "ranks in step: a step lasts as long as the clock says for the slowest rank"
     if scenario.latency.model != "linear":
         text += "'s own attention, and for dense and expert layers with the tokens of all ranks together"
-    assumed = [Assumption(WHERE, parallel.tp, text)]
+    assumed = [Assumption(WHERE, parallel.ranks, text)]
     if scenario.routing.ranks is None:
         assumed.append(Assumption("routing.ranks", router, "as the engine deals requests to ranks"))
-    ranks = parallel.tp * parallel.replicas
-    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * ranks)
+    ranks = parallel.ranks * parallel.replicas
+    return Chosen(DataParallelAttention(parallel.ranks, router), tuple(assumed), (), (config,) * ranks)

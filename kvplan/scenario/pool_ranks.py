@@ -27,7 +27,7 @@ def check_ranks(scenario: Scenario, part: DisaggregationPart) -> None:
     Raises:
         UsageError: context parallelism; caches that go through the host, or layer by layer.
     """
-    if not scenario.parallel.dp_attention:
+    if scenario.parallel.ranks == 1:
         return
     check_context(scenario)
     refused = (
@@ -45,17 +45,17 @@ def check_ranks(scenario: Scenario, part: DisaggregationPart) -> None:
 
 def ranks_of(scenario: Scenario, lanes: int, pool: PoolPart) -> Ranks | None:
     """Ranks of a pool's instances, and how their ``lanes`` network adapters are shared out."""
-    if not scenario.parallel.dp_attention:
+    if scenario.parallel.ranks == 1:
         return None
-    count = own_scenario(scenario, pool).parallel.tp
+    count = own_scenario(scenario, pool).parallel.ranks
     return Ranks(count, min(count, lanes), scenario.routing.ranks)
 
 
 def lanes_of(scenario: Scenario, part: DisaggregationPart) -> int:
     """Network adapters that carry one request's cache: all of an instance, or those of one of its ranks."""
-    if not scenario.parallel.dp_attention:
+    if scenario.parallel.ranks == 1:
         return part.lanes
-    most = max(own_scenario(scenario, pool).parallel.tp for pool in (part.prefill, part.decode))
+    most = max(own_scenario(scenario, pool).parallel.ranks for pool in (part.prefill, part.decode))
     return max(1, part.lanes // most)
 
 

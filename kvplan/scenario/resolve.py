@@ -30,7 +30,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     """
     engine, cache = scenario.engine, scenario.cache
     spread = scenario.parallel
-    parallel = Parallel(tp=spread.tp, pp=spread.pp, cp=spread.cp, dp_attention=spread.dp_attention)
+    parallel = Parallel(tp=spread.tp, pp=spread.pp, cp=spread.cp, attention_ranks=spread.ranks)
     assumed: list[Assumption] = []
     warnings: list[str] = []
     model = gpu = None

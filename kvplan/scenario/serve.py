@@ -73,7 +73,7 @@ def _exchange(scenario: Scenario, fit: FitReport) -> Iterator[str]:
     if fit.serving.kind == "sglang":
         yield "--enable-deepep-moe" if version < BACKENDS else "--moe-a2a-backend deepep"
         yield f"--deepep-mode {'normal' if way == HIGH_THROUGHPUT else 'low_latency'}"
-    elif parallel.dp_attention:
+    elif parallel.ranks > 1:
         yield f"--all2all-backend {way}"
 
 

@@ -98,7 +98,7 @@ def sglang_config(
         chunk = fit.serving.max_num_batched_tokens if fit else DEFAULT_CHUNKED_PREFILL_SIZE
         chunk -= chunk % page
         assumed.append(Assumption("engine.chunked_prefill_size", chunk, "the engine's default on this GPU"))
-    ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
+    ranks = scenario.parallel.ranks
     chunk //= ranks
     interval = engine.prefill_decode_interval
     if interval is None:

@@ -65,7 +65,7 @@ def _decode_side(
     assert isinstance(engine, SglangPart)
     assert isinstance(config, SglangConfig)
     assert fit is not None
-    ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
+    ranks = scenario.parallel.ranks
     given = engine.max_running_requests
     requests = None if given is None else max(1, given // ranks)
     beside = chosen.strategy

@@ -168,7 +168,7 @@ def _tiers(scenario: Scenario, deployment: Deployment) -> Chosen | None:
 
 def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """``parallel.dp_attention``; of prefill and decode instances a matter of ``disaggregation``."""
-    if not scenario.parallel.dp_attention or scenario.disaggregation is not None:
+    if scenario.parallel.ranks == 1 or scenario.disaggregation is not None:
         return None
     from kvplan.scenario.lockstep import data_parallel_attention
 
@@ -213,7 +213,7 @@ STRATEGIES: tuple[tuple[Strategies, tuple[str, ...]], ...] = (
     (_sampling, ("sampling",)),
     (_speculation, ("speculative",)),
     (_disaggregation, ("disaggregation",)),
-    (_data_parallel_attention, ("parallel.dp_attention",)),
+    (_data_parallel_attention, ("parallel.dp_attention", "parallel.attention_ranks")),
     (_recurrent_states, ("model",)),
     (_sliding_windows, ("model",)),
 )

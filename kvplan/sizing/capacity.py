@@ -248,15 +248,15 @@ def fit_model(
     """
     parallel = parallel or Parallel()
     check_parallel(model, parallel)
-    check_widths(model, parallel.tp)
-    drafting = _drafting(model, parallel, draft, drafter)
     engine = engine.strip().casefold()
+    check_widths(model, parallel.attention_tp if engine == "vllm" else parallel.tp)
+    drafting = _drafting(model, parallel, draft, drafter)
     context = max_model_len or default_context(model, engine, version)
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
         block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
-        tp=parallel.tp, pp=parallel.pp, ranks=parallel.tp if parallel.dp_attention else 1, model=model,
+        tp=parallel.tp, pp=parallel.pp, ranks=parallel.attention_ranks, model=model,
         drafts="model" if drafter is not None else "layers" if draft else "none",
         draft_tokens=draft_tokens, lookup=lookup, context_said=max_model_len is not None,
     )  # fmt: skip
@@ -324,31 +324,37 @@ def _kv_format(model: ModelSpec, serving: Serving, kv_dtype: str | KvFormat | No
 
 
 def choose_parallel(
-    model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1, dp_attention: bool = False
-) -> Parallel:
+    model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1, dp_attention: bool = False,
+    attention_ranks: int | None = None,
+) -> Parallel:  # fmt: skip
     """Spread a model over ``gpus`` GPUs: ``tp`` as given, else the largest that divides; the rest replicates.
 
-    With ``dp_attention`` heads need not be divided by ``tp``.
+    With ``dp_attention`` heads need not be divided by ``tp``: there are ``attention_ranks`` groups of these
+    GPUs with sequences of their own, as many as GPUs where None.
 
     Raises:
         UsageError: ``gpus`` is no multiple of tp x pp, or ``tp`` does not divide the model.
     """
-    for name, value in (("gpus", gpus), ("tp", tp), ("pp", pp)):
+    for name, value in (("gpus", gpus), ("tp", tp), ("pp", pp), ("attention ranks", attention_ranks)):
         if value is not None:
             check_count(name, value, MAX_GPUS)
+
+    def ranks(tp: int) -> int:
+        return attention_ranks or (tp if dp_attention else 1)
+
     if tp is None:
         if gpus % pp:
             raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")
         tp = next(
             size
             for size in range(gpus // pp, 0, -1)
-            if gpus // pp % size == 0 and _divides(model, Parallel(tp=size, dp_attention=dp_attention))
+            if gpus // pp % size == 0 and _divides(model, Parallel(tp=size, attention_ranks=ranks(size)))
         )
     if gpus % (tp * pp):
         raise UsageError(
             f"{gpus} GPUs are not a multiple of tp {tp} x pp {pp}", hint=f"use {tp * pp} or a multiple of it"
         )
-    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp), dp_attention=dp_attention)
+    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp), attention_ranks=ranks(tp))
     check_parallel(model, parallel)
     return parallel
 

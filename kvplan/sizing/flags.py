@@ -195,9 +195,9 @@ def _vllm(report: FitReport) -> str:
     serving, parallel = report.serving, report.parallel
     flags = [f"vllm serve {_checkpoint(report)}"]
     if parallel.dp_attention:
-        flags.append(f"--data-parallel-size {parallel.tp}")
-    elif parallel.tp > 1:
-        flags.append(f"--tensor-parallel-size {parallel.tp}")
+        flags.append(f"--data-parallel-size {parallel.attention_ranks}")
+    if parallel.attention_tp > 1:
+        flags.append(f"--tensor-parallel-size {parallel.attention_tp}")
     if parallel.pp > 1:
         flags.append(f"--pipeline-parallel-size {parallel.pp}")
     if report.expert_parallel or (parallel.dp_attention and has_experts(report.model)):
@@ -245,7 +245,7 @@ def _sglang(report: FitReport, *, eagle: bool) -> str:
     if parallel.tp > 1:
         flags.append(f"--tp-size {parallel.tp}")
     if parallel.dp_attention:
-        flags.append(f"--dp-size {parallel.tp} --enable-dp-attention")
+        flags.append(f"--dp-size {parallel.attention_ranks} --enable-dp-attention")
     if parallel.pp > 1:
         flags.append(f"--pp-size {parallel.pp}")
     if report.expert_parallel:

@@ -102,20 +102,21 @@ def memory_bill(
         ep=parallel.tp if expert_parallel else 1,
         stage=stage,
         draft=draft,
-        data_parallel=parallel.dp_attention,
+        attention_ranks=parallel.attention_ranks,
         engine=serving.kind,
         version=serving.version,
     )
     beside = 0
     if drafter is not None and last:
         beside = stage_weights(
-            drafter, tp=parallel.tp, data_parallel=parallel.dp_attention, engine=serving.kind
+            drafter, tp=parallel.tp, attention_ranks=parallel.attention_ranks, engine=serving.kind
         ).total_bytes
     taken = weights.total_bytes + beside
     stepped = serving
     if serving.kind == "sglang" and parallel.dp_attention:  # ranks share a chunk
         stepped = replace(
-            serving, max_num_batched_tokens=max(serving.max_num_batched_tokens // parallel.tp, 1)
+            serving,
+            max_num_batched_tokens=max(serving.max_num_batched_tokens // parallel.attention_ranks, 1),
         )
     activation = activation_peak(
         model, stepped, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,

@@ -36,24 +36,31 @@ class Split:
     """Ranks over which a layer's weights are cut: ``tp`` within matrices, ``ep`` across experts.
 
     ``ep`` 1: the experts are cut like everything else. ``ep`` > 1: whole experts are dealt out to that many
-    ranks. ``whole_attention``: attention, state, embeddings and towers are not cut (data-parallel attention);
-    ``whole_layers``: nothing is but the experts (ranks of vLLM's, each an engine of its own beside them).
+    ranks. ``attention_ranks``: groups of the ``tp`` GPUs that have attention, state, embeddings and towers
+    each for itself (data-parallel attention); with ``own_layers`` everything but the experts (vLLM's, each of
+    which is an engine of its own beside them). ``whole_embeddings``: each GPU has all of these.
     """
 
     tp: int = 1
     ep: int = 1
-    whole_attention: bool = False
-    whole_layers: bool = False
+    attention_ranks: int = 1
+    own_layers: bool = False
+    whole_embeddings: bool = False
 
     @property
     def mixer_tp(self) -> int:
-        """Ranks over which attention, state, embeddings and towers are cut."""
-        return 1 if self.whole_attention or self.whole_layers else self.tp
+        """GPUs over which attention, state and towers are cut."""
+        return self.tp // self.attention_ranks
+
+    @property
+    def embedding_tp(self) -> int:
+        """GPUs over which embeddings are cut."""
+        return 1 if self.whole_embeddings else self.mixer_tp
 
     @property
     def dense_tp(self) -> int:
-        """Ranks over which MLPs that every token passes through are cut, and the output head."""
-        return 1 if self.whole_layers else self.tp
+        """GPUs over which MLPs that every token passes through are cut, and the output head."""
+        return self.mixer_tp if self.own_layers else self.tp
 
 
 WHOLE = Split()

@@ -124,9 +124,10 @@ def _candidates(report: FitReport) -> Iterator[Candidate]:
     if serving.kind == "vllm" and serving.max_num_seqs > 256:
         yield "256 sequences at a time", "--max-num-seqs 256", {"max_num_seqs": 256}
     if _latents_are_copied(report):
+        tp = report.parallel.tp
         yield (
-            "sequences dealt to ranks", f"--tp {report.parallel.tp} --dp-attention --expert-parallel",
-            {"parallel": replace(report.parallel, dp_attention=True), "expert_parallel": True},
+            "sequences dealt to ranks", f"--tp {tp} --dp-attention --expert-parallel",
+            {"parallel": replace(report.parallel, attention_ranks=tp), "expert_parallel": True},
         )  # fmt: skip
     yield from _formats_of_kv(report)
     yield from _formats_of_weights(report)

@@ -2,7 +2,7 @@
 
 * TP splits KV heads; with more ranks than heads every head is kept by tp / kv_heads ranks.
 * An MLA latent has no heads: every TP rank keeps a copy, unless attention is data-parallel
-  (``dp_attention``), where a sequence lives on one rank.
+  (``dp_attention``), where a sequence lives on one rank, of one GPU or several.
 * PP splits layers, unevenly when they do not divide (:mod:`kvplan.sizing.stages`).
 * CP (context or ring parallelism) splits the tokens of a sequence; windows, indexers and state are copied.
   While ring attention works on a layer, a rank has its neighbour's share of that layer too: one chunk.
@@ -27,10 +27,15 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     Raises:
         UsageError: naming the degree, the field of the model, and what would work.
     """
-    for name in ("tp", "pp", "cp", "dp"):
+    for name in ("tp", "pp", "cp", "dp", "attention_ranks"):
         check_count(name, getattr(parallel, name), MAX_GPUS)
     if parallel.pp > model.num_layers:
         raise UsageError(f"pp {parallel.pp} is more than the {model.num_layers} layers of {model.name}")
+    if parallel.tp % parallel.attention_ranks:
+        raise UsageError(
+            f"tp {parallel.tp} is no multiple of {parallel.attention_ranks} attention ranks",
+            hint=f"use one of {', '.join(str(n) for n in range(1, parallel.tp + 1) if parallel.tp % n == 0)}",
+        )
     tp = parallel.attention_tp
     if tp == 1:
         return
@@ -109,7 +114,10 @@ def explain(store: Store, parallel: Parallel) -> str:
     if tp == 1:
         return "one GPU keeps all of it"
     if parallel.dp_attention:
-        return f"attention is data-parallel: a sequence lives on one of {tp} GPUs"
+        if parallel.attention_tp == 1:
+            return f"attention is data-parallel: a sequence lives on one of {tp} GPUs"
+        within = explain(store, Parallel(tp=parallel.attention_tp))
+        return f"a sequence lives on one of {parallel.attention_ranks} groups of GPUs: {within}"
     if not store.split_heads or not isinstance(store.content, Heads):
         return f"no heads to split: each of {tp} GPUs keeps a copy"
     heads = store.content.count

@@ -36,6 +36,7 @@ UNQUANTIZED: frozenset[Component] = frozenset(("embeddings", "lm_head", "router"
 """Parts that quantized checkpoints leave in the model's dtype unless they say otherwise."""
 
 VOCAB_PADDING = 64
+CUT_EMBEDDINGS = (0, 5, 9)
 """Engines pad the vocabulary so that its shards are aligned."""
 
 
@@ -111,7 +112,7 @@ def stage_weights(
     ep: int = 1,
     stage: int = 0,
     draft: bool = False,
-    data_parallel: bool = False,
+    attention_ranks: int = 1,
     engine: str = "vllm",
     version: Version | None = None,
 ) -> WeightBill:
@@ -122,17 +123,20 @@ def stage_weights(
             unquantized one (``fp32``) is also the dtype of everything else.
         ep: ranks over which whole experts are dealt out (1 = experts are cut by ``tp``).
         draft: also load the multi-token-prediction layers.
-        data_parallel: attention is: every rank holds all of it and the embeddings, of vLLM's also everything
-            else but its share of the experts.
+        attention_ranks: with data-parallel attention, groups of the ``tp`` GPUs that hold it and the
+            embeddings each for itself, of vLLM's also everything else but the experts.
         engine, version: whose stages (default of ``version``: its newest).
 
     Raises:
         UnknownName: no such format; UsageError: a dense MLP does not divide over ``tp``.
     """
-    check_widths(model, tp)
     held = stages(model.num_layers, pp, engine, version)[stage]
     formats = _formats(model, weights_format)
-    split = Split(tp, ep, data_parallel, data_parallel and engine == "vllm")
+    own = attention_ranks > 1 and engine == "vllm"
+    # SGLang before this one did not cut embeddings over the GPUs of a rank.
+    whole = attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS
+    split = Split(tp, ep, attention_ranks, own, whole)
+    check_widths(model, split.dense_tp)
     ends = _ends(pp, stage, everywhere(model, engine, version))
     tensors = list(_tensors(model, split, held, ends, draft, engine))
     by_component: Counter[str] = Counter()
@@ -245,7 +249,7 @@ def _tensors(
     """(tensor, how many alike) of the layers ``layers`` and what stands before and after them, on a GPU."""
     hidden = model.hidden_size
     padded = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING if split != Split() else model.vocab_size
-    rows, width = share(padded, split.mixer_tp), model.embedding_size or hidden
+    rows, width = share(padded, split.embedding_tp), model.embedding_size or hidden
     if ends.embeddings or (ends.head and model.tie_embeddings):
         yield matrix("embeddings", "embeddings", rows, width), 1
     if ends.head and not model.tie_embeddings:

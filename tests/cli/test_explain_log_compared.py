@@ -50,6 +50,20 @@ def test_states_that_sglang_keeps_apart_are_compared_with_the_pool(explain: Any)
     assert abs(explain(log, "--model", "qwen3-next-80b-a3b")["comparison"]["difference"]) < 0.03
 
 
+@pytest.mark.parametrize(("dp", "heads"), [(1, 1), (2, 2), (4, 4)])
+def test_attention_ranks_split_heads_among_their_own_gpus(explain: Any, dp: int, heads: int) -> None:
+    """48 layers of K and V of 128: four KV heads on the GPUs of one rank."""
+    size = 500_000 * 48 * 128 * 2 * heads / 2**30
+    log = (
+        "[09:00:00] server_args=ServerArgs(model_path='Qwen/Qwen3-30B-A3B', tp_size=4, "
+        f"dp_size={dp}, enable_dp_attention={dp > 1})\n"
+        f"[09:00:31 TP0] KV Cache is allocated. #tokens: 500000, K size: {size:.2f} GB, V size: {size:.2f} GB\n"
+    )
+    comparison = explain(log, "--model", "qwen3-30b-a3b")["comparison"]
+    assert comparison["tp"] == 4
+    assert abs(comparison["difference"]) < 0.001
+
+
 SHARED = """\
 INFO Initializing a V1 LLM engine (v0.16.0) with config: model='a/b', tensor_parallel_size=8, decode_context_parallel_size=8, kv_cache_dtype={}
 INFO Available KV cache memory: 30.0 GiB

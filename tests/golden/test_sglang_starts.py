@@ -62,7 +62,7 @@ def test_starts_of_stages_and_ranks_equal_sglangs() -> None:
         ranks = int(row["tp"]) if row["dp_attention"] == "1" else 1
         report = fit_model(
             load_model(row["model"]), load_gpu(row["gpu"]), engine="sglang", version="0.5.23",
-            parallel=Parallel(tp=int(row["tp"]), pp=int(row["pp"]), dp_attention=ranks > 1),
+            parallel=Parallel(tp=int(row["tp"]), pp=int(row["pp"]), attention_ranks=ranks),
             expert_parallel=row["experts"] == "1",
         )  # fmt: skip
         serving = report.serving

@@ -29,7 +29,7 @@ def started(row: dict[str, str]) -> FitReport:
     tp, dp = int(row["tp"]), int(row["dp"])
     return fit_model(
         load_model(row["model"]), load_gpu(row["gpu"]), version=row["version"], weights_dtype="bf16",
-        parallel=Parallel(tp=tp * dp, pp=int(row["pp"]), dp_attention=dp > 1),
+        parallel=Parallel(tp=tp * dp, pp=int(row["pp"]), attention_ranks=dp),
         expert_parallel=row["experts"] == "1", max_model_len=int(row["context"]),
         kv_pool_bytes=int(row["available"]),
     )  # fmt: skip

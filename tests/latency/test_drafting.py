@@ -118,7 +118,7 @@ def test_ranks_make_drafts_together(kind: str) -> None:
     """Experts of the drafter work for the tokens of all ranks, in each of its passes."""
     target, drafter = (
         build_latency(
-            {"model": kind}, model=model, gpu=load_gpu("h100-sxm"), parallel=Parallel(tp=8, dp_attention=True),
+            {"model": kind}, model=model, gpu=load_gpu("h100-sxm"), parallel=Parallel(tp=8, attention_ranks=8),
             kv_format=kv_format("bf16"), weights_format=None, block_size=64, decode_tokens=rows,
             projected=rows == 1, expert_parallel=True,
         )

@@ -68,7 +68,7 @@ def test_beyond_a_node_no_measured_exchange_holds() -> None:
     tokens = np.array([512.0])
     for ranks in (8, 16):
         work = step_work(
-            model, parallel=Parallel(tp=ranks, dp_attention=True), kv_format=kv_format("bf16"),
+            model, parallel=Parallel(tp=ranks, attention_ranks=ranks), kv_format=kv_format("bf16"),
             expert_parallel=True,
         )  # fmt: skip
         exchange = exchange_of(load_gpu("h100-sxm"), latency_s=8e-6, efficiency=0.8, ranks=ranks)
@@ -86,7 +86,7 @@ def test_exchanges_take_longer_with_more_tokens_and_wider_rows(way: str, octave:
     kernels = KernelSet(read_profile(profile_path("a100-80g")), "a100-80g")
     narrow, wide = (
         step_work(
-            load_model(name), parallel=Parallel(tp=8, dp_attention=True), kv_format=kv_format("bf16"),
+            load_model(name), parallel=Parallel(tp=8, attention_ranks=8), kv_format=kv_format("bf16"),
             expert_parallel=True, expert_exchange=way,
         )
         for name in ("qwen3-30b-a3b", "qwen3-235b-a22b")
@@ -100,7 +100,7 @@ def test_exchanges_take_longer_with_more_tokens_and_wider_rows(way: str, octave:
 def test_data_parallel_attention_always_sends_tokens() -> None:
     def work(way: str | None) -> StepWork:
         return step_work(
-            load_model("deepseek-v3"), parallel=Parallel(tp=8, dp_attention=True),
+            load_model("deepseek-v3"), parallel=Parallel(tp=8, attention_ranks=8),
             kv_format=kv_format("bf16"), expert_parallel=True, expert_exchange=way,
         )  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_data_parallel_attention_always_sends_tokens() -> None:
 def test_ranks_of_vllm_multiply_their_own_tokens_and_those_of_sglang_each_others() -> None:
     def work(engine: str) -> StepWork:
         return step_work(
-            load_model("deepseek-v3"), parallel=Parallel(tp=8, dp_attention=True),
+            load_model("deepseek-v3"), parallel=Parallel(tp=8, attention_ranks=8),
             kv_format=kv_format("bf16"), expert_parallel=True, engine=engine,
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ def clock(
     gpu = load_gpu("h100-sxm")
     serving = None if engine is None else resolve_serving(engine, gpu, max_model_len=32_768, tp=tp)
     return build_latency(
-        {"model": kind, **spec}, model=load_model(model), gpu=gpu, parallel=Parallel(tp=tp, dp_attention=dp),
+        {"model": kind, **spec}, model=load_model(model), gpu=gpu, parallel=Parallel(tp=tp, attention_ranks=tp if dp else 1),
         kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving, expert_parallel=ep,
     )  # fmt: skip
 

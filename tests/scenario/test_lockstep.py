@@ -241,3 +241,77 @@ def test_sglangs_ranks_have_pools_of_their_own(model: str, drafts: bool, section
     assumed = {item["name"] for item in document["assumptions"]}
     assert {"max_mamba_cache_size", "engine.sliding_window_size"} & assumed
     assert "parallel.dp_attention" in assumed
+
+
+GROUPS = {**QWEN, **CHAT, "parallel.tp": 4, "parallel.dp_attention": False, "parallel.attention_ranks": 2}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("model", ["roofline", "profile"])
+def test_ranks_of_several_gpus(kind: str, model: str) -> None:
+    """Two ranks of two GPUs: pools of their own, and steps between those of one rank and of four."""
+    flags = {
+        **GROUPS,
+        "engine.kind": kind,
+        "latency.model": model,
+        "workload.requests": 30,
+        "accuracy.ensemble": 0,
+    }
+    run = run_of(flags)
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    found = {metric["name"]: metric["value"] for metric in document["strategies"]["dp_attention"]}
+    assert found["ranks"] == 2
+    assert len(run.system.instances) == 2
+    assert run.deployment.sequence_gpus == 2
+    fit = run.deployment.fit
+    assert fit is not None
+    # A rank's two GPUs split the four KV heads, as tp 2 would.
+    assert fit.binding.capacity.block_bytes * 2 == run_of({**flags, "parallel.attention_ranks": 4}).deployment.fit.binding.capacity.block_bytes  # type: ignore[union-attr]  # fmt: skip
+
+    def step(ranks: int, requests: int) -> float:
+        clock: Any = run_of({**flags, "parallel.attention_ranks": ranks}).clock.model
+        return float(clock.parts(decode(requests, 30_000)).decode_s)
+
+    # The same sequences: a rank reads its own over its GPUs, half of all over half of the GPUs.
+    one, two, four = (step(ranks, 32 // ranks) for ranks in (1, 2, 4))
+    assert two == pytest.approx(one, rel=0.3)
+    assert four == pytest.approx(two, rel=0.3)
+    summed: Any = run_of(flags).clock.model
+    alone: Any = run_of({**flags, "parallel.attention_ranks": 4}).clock.model
+    batch = decode(8, 1)
+    # Only ranks of several GPUs have something to sum after attention.
+    assert summed.parts(batch).collective_s + summed.parts(batch).linear_s > 0
+    if model == "roofline":
+        assert summed.work.own_reduces == 48
+        assert alone.work.own_reduces == 0
+
+
+def test_sglang_deals_its_options_to_so_many_ranks() -> None:
+    flags = {**SGLANG, "parallel.dp_attention": False, "parallel.attention_ranks": 2}
+    run = run_of({**flags, "engine.chunked_prefill_size": 4096, "engine.max_running_requests": 50})
+    config = run.deployment.config
+    assert isinstance(config, SglangConfig)
+    assert (config.chunked_prefill_size, config.max_running_requests) == (2048, 25)
+    assert config.schedule_conservativeness == 0.3
+
+
+def test_as_many_ranks_as_gpus_are_the_same_by_either_name() -> None:
+    by_name, by_number = run_of({**QWEN, **CHAT}), run_of({**GROUPS, "parallel.attention_ranks": 4})
+    assert by_name.deployment.parallel == by_number.deployment.parallel
+    batch = decode(8, 4000)
+    assert by_name.clock.model.step_seconds(batch) == by_number.clock.model.step_seconds(batch)
+
+
+def test_one_rank_is_an_engine_without_ranks() -> None:
+    one, none = (run_of({**GROUPS, "parallel.attention_ranks": ranks}) for ranks in (1, None))
+    assert one.deployment.parallel == none.deployment.parallel
+    one.execute()
+    assert "dp_attention" not in one.result(["kvplan"])["strategies"]
+
+
+def test_ranks_that_do_not_divide_the_gpus_are_refused() -> None:
+    with pytest.raises(KvplanError, match="no multiple of 3 attention ranks"):
+        run_of({**GROUPS, "parallel.attention_ranks": 3})

@@ -80,7 +80,7 @@ def test_data_parallel_attention_copies_weights_and_parts_sequences() -> None:
     model, gpu = load_model("deepseek-v3"), load_gpu("h200-sxm")
     cut = fit_model(model, gpu, parallel=Parallel(tp=8), max_model_len=32768, expert_parallel=True)
     dealt = fit_model(
-        model, gpu, parallel=Parallel(tp=8, dp_attention=True), max_model_len=32768, expert_parallel=True
+        model, gpu, parallel=Parallel(tp=8, attention_ranks=8), max_model_len=32768, expert_parallel=True
     )
     # A latent is copied to every rank or lives on one of them: the same bytes a request, eight pools.
     assert dealt.request_bytes == cut.request_bytes

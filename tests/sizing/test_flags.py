@@ -105,7 +105,7 @@ def test_blocks_of_the_usual_size_are_asked_for_where_kernels_want_others() -> N
 def test_no_model_drafts_for_sglangs_ranks() -> None:
     report = fit_model(
         load_model("qwen3-30b-a3b"), load_gpu("h200"), engine="sglang", drafter=load_model("qwen3-0.6b"),
-        parallel=Parallel(tp=4, dp_attention=True), expert_parallel=True,
+        parallel=Parallel(tp=4, attention_ranks=4), expert_parallel=True,
     )  # fmt: skip
     assert "another model drafts" in str(no_command(report, "sglang"))
     assert engine_flags(report)["sglang"] is None

@@ -61,7 +61,7 @@ def test_drafting_runs_48_requests_at_a_time_unless_told() -> None:
 
 
 def test_ranks_share_a_limit() -> None:
-    dealt = {"parallel": Parallel(tp=8, dp_attention=True), "expert_parallel": True}
+    dealt = {"parallel": Parallel(tp=8, attention_ranks=8), "expert_parallel": True}
     assert fit(draft=True, **dealt).max_num_seqs == 48 // 8
     assert fit(max_num_seqs=100, **dealt).max_num_seqs == 12
 

@@ -110,7 +110,7 @@ def test_ranks_of_data_parallel_attention(hand_model: Hand) -> None:
     assert held_mib("h200-sxm", "0.5.16", **options) == close("h200-sxm", plain)
     assert held_mib("h200-sxm", "0.5.23", **options) == close("h200-sxm", plain + 1536)
     report = fit_model(
-        model, load_gpu("h200-sxm"), parallel=Parallel(tp=8, dp_attention=True), engine="sglang"
+        model, load_gpu("h200-sxm"), parallel=Parallel(tp=8, attention_ranks=8), engine="sglang"
     )
     assert report.serving.utilization == start("h200-sxm", "0.5.23", **options).utilization
     assert report.binding.bill.activation.body_formula.startswith("1,024 tokens")  # ranks share a chunk

@@ -169,7 +169,7 @@ def test_a_latent_is_copied_under_tp_and_dealt_under_dp_attention(batch: int) ->
     one = size(spec).bytes_per_gpu
     assert size(spec, batch=batch, parallel=Parallel(tp=8)).bytes_per_gpu == batch * one
     assert (
-        size(spec, batch=batch, parallel=Parallel(tp=8, dp_attention=True)).bytes_per_gpu
+        size(spec, batch=batch, parallel=Parallel(tp=8, attention_ranks=8)).bytes_per_gpu
         == -(-batch // 8) * one
     )
     assert "keeps a copy" in size(spec, parallel=Parallel(tp=8)).sharding[0]

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvplan.errors import UsageError
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.flags import engine_flags, no_command
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.stages import stages
 from kvplan.sizing.weights import stage_weights
 from kvplan.specs.catalog import load_gpu, load_model
+from tests.sizing.conftest import dense_model
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_layers_that_read_the_kv_of_another_stage_have_no_command() -> None:
 def test_experts_are_not_dealt_where_there_are_none() -> None:
     gpu = load_gpu("h100-sxm")
     dense, mixed = (
-        fit_model(load_model(name), gpu, max_model_len=4096, parallel=Parallel(tp=2, dp_attention=True))
+        fit_model(load_model(name), gpu, max_model_len=4096, parallel=Parallel(tp=2, attention_ranks=2))
         for name in ("qwen3-8b", "qwen3-30b-a3b")
     )
     flag = "--enable-expert-parallel"
@@ -144,7 +146,7 @@ def test_experts_are_not_dealt_where_there_are_none() -> None:
 def test_a_rank_of_vllms_is_whole_but_for_its_experts() -> None:
     model = load_model("deepseek-v3")
     whole = stage_weights(model).by_component
-    rank = stage_weights(model, tp=8, ep=8, data_parallel=True).by_component
+    rank = stage_weights(model, tp=8, ep=8, attention_ranks=8).by_component
     assert rank["experts"] * 8 == whole["experts"]
     kept = ("attention", "dense_mlp", "shared_experts", "lm_head", "embeddings", "router")
     assert {part: rank[part] for part in kept} == {part: whole[part] for part in kept}
@@ -153,10 +155,58 @@ def test_a_rank_of_vllms_is_whole_but_for_its_experts() -> None:
 def test_ranks_of_sglangs_share_what_every_token_passes_through() -> None:
     model = load_model("deepseek-v3")
     whole = stage_weights(model).by_component
-    rank = stage_weights(model, tp=8, ep=8, data_parallel=True, engine="sglang").by_component
+    rank = stage_weights(model, tp=8, ep=8, attention_ranks=8, engine="sglang").by_component
     for part in ("dense_mlp", "shared_experts", "lm_head"):
         assert rank[part] == pytest.approx(whole[part] / 8, rel=1e-3)
     assert (rank["attention"], rank["embeddings"]) == (whole["attention"], whole["embeddings"])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_ranks_of_several_gpus_cut_what_is_theirs_over_these(engine: str) -> None:
+    model = load_model("qwen3-235b-a22b")
+    whole = stage_weights(model).by_component
+    rank = stage_weights(model, tp=8, ep=8, attention_ranks=2, engine=engine).by_component
+    head = 4 if engine == "vllm" else 8
+    for part, gpus in (("attention", 4), ("embeddings", 4), ("lm_head", head), ("experts", 8)):
+        assert rank[part] == pytest.approx(whole[part] / gpus, rel=1e-3), part
+    before = stage_weights(model, tp=8, ep=8, attention_ranks=2, engine="sglang", version=(0, 5, 8))
+    assert before.by_component["embeddings"] == whole["embeddings"]
+
+
+def test_ranks_of_several_gpus_are_started_as_the_engines_call_them() -> None:
+    report = fit_model(
+        load_model("qwen3-235b-a22b"), load_gpu("h200-sxm"), max_model_len=4096,
+        parallel=Parallel(tp=8, attention_ranks=2), expert_parallel=True,
+    )  # fmt: skip
+    flags = engine_flags(report)
+    assert "--data-parallel-size 2 --tensor-parallel-size 4 --enable-expert-parallel" in (flags["vllm"] or "")
+    assert "--tp-size 8 --dp-size 2 --enable-dp-attention --ep-size 8" in (flags["sglang"] or "")
+    alone = fit_model(
+        load_model("qwen3-235b-a22b"), load_gpu("h200-sxm"), max_model_len=4096, parallel=Parallel(tp=4),
+        kv_pool_bytes=10**10,
+    )  # fmt: skip
+    same = fit_model(
+        load_model("qwen3-235b-a22b"), load_gpu("h200-sxm"), max_model_len=4096, kv_pool_bytes=10**10,
+        parallel=Parallel(tp=8, attention_ranks=2), expert_parallel=True,
+    )  # fmt: skip
+    assert same.binding.capacity == alone.binding.capacity
+    assert same.total_concurrency == 2 * alone.total_concurrency
+
+
+def test_ranks_that_do_not_divide_the_gpus_are_refused() -> None:
+    with pytest.raises(UsageError, match="tp 8 is no multiple of 3 attention ranks") as caught:
+        fit_model(
+            load_model("qwen3-235b-a22b"), load_gpu("h200-sxm"), parallel=Parallel(tp=8, attention_ranks=3)
+        )
+    assert caught.value.hint == "use one of 1, 2, 4, 8"
+
+
+def test_the_widths_of_an_mlp_are_cut_over_a_rank_of_vllms_alone() -> None:
+    """It is not cut over eight ranks, so eight need not divide it; SGLang's share it."""
+    odd, gpu = dense_model("odd", 2048, 32_000, 4, (16, 8, 128), 9217, 8192), load_gpu("h100-sxm")
+    assert fit_model(odd, gpu, max_model_len=4096, parallel=Parallel(tp=2, attention_ranks=2)).fits
+    with pytest.raises(UsageError, match="does not divide the MLP width 9217"):
+        fit_model(odd, gpu, max_model_len=4096, parallel=Parallel(tp=2, attention_ranks=2), engine="sglang")
 
 
 def sglang(model: str, pp: int, **options: object) -> FitReport:

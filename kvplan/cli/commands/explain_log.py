@@ -178,7 +178,7 @@ def _beside(
             tp=tp or found.tp or 1,
             pp=found.pp or 1,
             cp=found.cp or 1,
-            dp_attention=found.dp_attention and found.dp == found.tp,
+            attention_ranks=(found.dp or 1) if found.dp_attention else 1,
         ),
         kv_dtype=dtype or _known_format(found.kv_dtype),
         engine=engine,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvplan.cli.options import (
+    AttentionRanksOption,
     DpAttentionOption,
     FormatOption,
     ModelArgument,
@@ -68,6 +69,7 @@ def fit(
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
     ] = False,
     dp_attention: DpAttentionOption = False,
+    attention_ranks: AttentionRanksOption = None,
     draft: Annotated[
         bool, typer.Option("--draft", help="Draft with the model's MTP layers: their weights and their KV.")
     ] = False,
@@ -96,7 +98,9 @@ def fit(
         )
     found = resolve_model(model)
     count = gpus or (tp or 1) * pp
-    parallel = choose_parallel(found.model, count, tp=tp, pp=pp, dp_attention=dp_attention)
+    parallel = choose_parallel(
+        found.model, count, tp=tp, pp=pp, dp_attention=dp_attention, attention_ranks=attention_ranks
+    )
     report = fit_model(
         found.model,
         load_gpu(gpu),
@@ -183,6 +187,7 @@ def _table(report: "FitReport", origin: str) -> list[str]:
 
     serving, parallel = report.serving, report.parallel
     layout = f"tp {parallel.tp}" + (f" x pp {parallel.pp}" if parallel.pp > 1 else "")
+    layout += f", {parallel.attention_ranks} attention ranks" if parallel.dp_attention else ""
     if parallel.dp > 1:
         layout += f", {parallel.dp} replicas"
     lines = _wrap(
@@ -211,8 +216,7 @@ def _affords(report: "FitReport") -> list[str]:
 
     capacity, parallel = report.binding.capacity, report.parallel
     shards = parallel.sequence_shards
-    ranks = parallel.dp_attention and parallel.tp > 1
-    each = " a rank" if ranks else " a replica" if shards > 1 else ""
+    each = " a rank" if parallel.dp_attention else " a replica" if shards > 1 else ""
     lines = []
     if capacity.num_blocks:
         lines.append(
@@ -250,7 +254,7 @@ def _affords(report: "FitReport") -> list[str]:
 def _over(report: "FitReport") -> str:
     """``over 8 ranks``, ``over 2 replicas``: what sequences are dealt to."""
     parallel = report.parallel
-    if not parallel.dp_attention or parallel.tp == 1:
+    if not parallel.dp_attention:
         return f"over {parallel.dp} replicas"
     replicas = f" of {parallel.dp} replicas" if parallel.dp > 1 else ""
     return f"over {parallel.sequence_shards} ranks{replicas}"

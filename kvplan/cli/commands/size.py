@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import DpAttentionOption, FormatOption, ModelArgument, OutputFormat
+from kvplan.cli.options import (
+    AttentionRanksOption,
+    DpAttentionOption,
+    FormatOption,
+    ModelArgument,
+    OutputFormat,
+)
 
 if TYPE_CHECKING:
     from kvplan.sizing.size import SizeReport
@@ -35,6 +41,7 @@ def size(
     cp: Annotated[int, typer.Option(help="Context parallelism.")] = 1,
     dp: Annotated[int, typer.Option(help="Data parallelism: replicas.")] = 1,
     dp_attention: DpAttentionOption = False,
+    attention_ranks: AttentionRanksOption = None,
     retention: Annotated[
         str,
         typer.Option(help="What is kept: vllm, sglang, transformers, ideal, streaming:S+W, h2o:R, snapkv:R."),
@@ -78,7 +85,7 @@ def size(
         kv=form,
         batch=batch,
         block_size=block_size,
-        parallel=Parallel(tp, pp, cp, dp, dp_attention),
+        parallel=Parallel(tp, pp, cp, dp, attention_ranks or (tp if dp_attention else 1)),
         retention=retention,
         max_num_batched_tokens=max_num_batched_tokens,
         encoder_tokens=parse_tokens(encoder_tokens) if encoder_tokens is not None else None,

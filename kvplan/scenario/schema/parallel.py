@@ -26,7 +26,9 @@ class ParallelPart(Part):
     ``expert_parallel``: whole experts are dealt to the tensor-parallel ranks (vLLM's
     ``enable_expert_parallel``, SGLang's ``ep_size`` equal to ``tp_size``) instead of cutting each.
     ``dp_attention``: each of the ``tp`` ranks has sequences and a pool of its own (SGLang's
-    ``enable_dp_attention``, vLLM's ``data_parallel_size`` with experts over all ranks).
+    ``enable_dp_attention``, vLLM's ``data_parallel_size`` with experts over all ranks). ``attention_ranks``:
+    so many groups of these GPUs have (SGLang's ``dp_size``, vLLM's ``data_parallel_size`` of engines whose
+    ``tensor_parallel_size`` is the rest of ``tp``).
     """
 
     tp: Ranks = 1
@@ -34,7 +36,13 @@ class ParallelPart(Part):
     cp: Ranks = 1
     expert_parallel: bool = False
     dp_attention: bool = False
+    attention_ranks: Ranks | None = None
     replicas: Replicas = 1
+
+    @property
+    def ranks(self) -> int:
+        """Groups of the ``tp`` GPUs that have sequences of their own; 1 without data-parallel attention."""
+        return self.attention_ranks or (self.tp if self.dp_attention else 1)
 
 
 class RoutingPart(Part):
