@@ -3,6 +3,8 @@
 Options of theirs that no field stands for are answered with what to do instead.
 """
 
+_DATA_PARALLEL = "parallel.replicas, and of ranks that share their experts parallel.attention_ranks,"
+
 CALLED_ELSEWHERE = {
     "tensor_parallel": "parallel.tp",
     "tensor_parallel_size": "parallel.tp",
@@ -10,9 +12,9 @@ CALLED_ELSEWHERE = {
     "pipeline_parallel_size": "parallel.pp",
     "pp_size": "parallel.pp",
     "prefill_context_parallel_size": "parallel.cp",
-    "data_parallel_size": "parallel.replicas",
-    "dp": "parallel.replicas",
-    "dp_size": "parallel.replicas",
+    "data_parallel_size": _DATA_PARALLEL,
+    "dp": _DATA_PARALLEL,
+    "dp_size": _DATA_PARALLEL,
     "ep": "parallel.expert_parallel",
     "ep_size": "parallel.expert_parallel",
     "enable_expert_parallel": "parallel.expert_parallel",
