@@ -38,7 +38,8 @@ class Split:
     ``ep`` 1: the experts are cut like everything else. ``ep`` > 1: whole experts are dealt out to that many
     ranks. ``attention_ranks``: groups of the ``tp`` GPUs that have attention, state, embeddings and towers
     each for itself (data-parallel attention); with ``own_layers`` everything but the experts (vLLM's, each of
-    which is an engine of its own beside them). ``whole_embeddings``: each GPU has all of these.
+    which is an engine of its own beside them). ``whole_embeddings``, ``whole_shared_experts``: each GPU has
+    all of these.
     """
 
     tp: int = 1
@@ -46,6 +47,7 @@ class Split:
     attention_ranks: int = 1
     own_layers: bool = False
     whole_embeddings: bool = False
+    whole_shared_experts: bool = False
 
     @property
     def mixer_tp(self) -> int:
@@ -61,6 +63,11 @@ class Split:
     def dense_tp(self) -> int:
         """GPUs over which MLPs that every token passes through are cut, and the output head."""
         return self.mixer_tp if self.own_layers else self.tp
+
+    @property
+    def shared_tp(self) -> int:
+        """GPUs over which experts that every token passes through are cut."""
+        return 1 if self.whole_shared_experts else self.dense_tp
 
 
 WHOLE = Split()
@@ -259,7 +266,7 @@ def _moe(mlp: MoeMlp, hidden: int, split: Split) -> Iterator[Tensor]:
         yield matrix("latent_up", "shared_experts", hidden, mlp.latent_size)
     if mlp.shared_intermediate_size:
         shared = DenseMlp(intermediate_size=mlp.shared_intermediate_size, gated=mlp.gated)
-        yield from _dense(shared, hidden, split.dense_tp, "shared_experts")
+        yield from _dense(shared, hidden, split.shared_tp, "shared_experts")
     if mlp.shared_gate:
         yield matrix("shared_gate", "router", 1, hidden)
     if mlp.dense is not None:

@@ -91,6 +91,18 @@ def _is_plain(model: ModelSpec) -> bool:
     return not has_experts(model) and all(block.state is None for block in model.blocks.values())
 
 
+_DEALING = (
+    "axk1", "deepseek", "glm5", "glmmoedsa", "interns1pro", "kimik", "llama4", "mistrallarge3",
+    "nemotron", "nvidianemotron", "openpangu", "pangu", "qwen",
+)  # fmt: skip
+"""Classes of vLLM 0.33 that ask for ``use_sequence_parallel_moe``."""
+
+
+def deals_tokens(model: ModelSpec) -> bool:
+    """Whether GPUs of one of vLLM's data-parallel ranks share its tokens out, not its shared experts."""
+    return named(model, *_DEALING)
+
+
 def has_experts(model: ModelSpec) -> bool:
     """Whether some layer has experts."""
     return any(block.mlp is not None and block.mlp.kind == "moe" for block in model.blocks.values())

@@ -26,7 +26,7 @@ from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
 from kvplan.sizing.sglang.names import Version
 from kvplan.sizing.sharding import tp_dividing
-from kvplan.sizing.stages import StageTables, everywhere, stages
+from kvplan.sizing.stages import StageTables, deals_tokens, everywhere, stages
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.specs.model import Vision
@@ -135,7 +135,8 @@ def stage_weights(
     own = attention_ranks > 1 and engine == "vllm"
     # SGLang before this one did not cut embeddings over the GPUs of a rank.
     whole = attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS
-    split = Split(tp, ep, attention_ranks, own, whole)
+    dealt = own and ep > 1 and tp > attention_ranks and deals_tokens(model)
+    split = Split(tp, ep, attention_ranks, own, whole, dealt)
     check_widths(model, split.dense_tp)
     ends = _ends(pp, stage, everywhere(model, engine, version))
     tensors = list(_tensors(model, split, held, ends, draft, engine))

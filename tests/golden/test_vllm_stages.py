@@ -62,3 +62,5 @@ def test_the_sample_covers_what_was_compared() -> None:
     assert {row["pp"] for row in recorded} == {"1", "2", "3", "4"}
     assert sum(int(row["dp"]) > 1 for row in recorded) >= 20
     assert sum(row["experts"] == "1" for row in recorded) >= 20
+    groups = [row for row in recorded if int(row["dp"]) > 1 and int(row["tp"]) > 1]
+    assert min(len([row for row in groups if row["experts"] == dealt]) for dealt in "01") >= 5

@@ -84,7 +84,7 @@ def test_data_parallel_attention_copies_weights_and_parts_sequences() -> None:
     )
     # A latent is copied to every rank or lives on one of them: the same bytes a request, eight pools.
     assert dealt.request_bytes == cut.request_bytes
-    whole = stage_weights(model, tp=8, ep=8, data_parallel=True).by_component["attention"]
+    whole = stage_weights(model, tp=8, ep=8, attention_ranks=8).by_component["attention"]
     assert whole == stage_weights(model).by_component["attention"]
     assert dealt.weights_bytes > cut.weights_bytes
     assert dealt.total_concurrency > 5 * cut.total_concurrency
