@@ -60,6 +60,12 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         name = "max_model_len" if engine.kind == "vllm" else "context_length"
         unasked = unasked_words(model, engine.kind, engine.version, f"engine.{name}=")
         warnings += [unasked] if unasked else []
+    if parallel.pp > 1:
+        warnings.append(
+            f"pipeline stages: a batch passes through all {parallel.pp} before the next begins here, where "
+            f"an engine has one in each and serves up to {parallel.pp} times as many requests; what one "
+            "request alone takes is right"
+        )
     if isinstance(engine, SglangPart):
         if parallel.cp > 1:
             raise UsageError(

@@ -70,14 +70,16 @@ class StepTime:
             steps += 1
         if not whole:
             return None
+        stages = roofs.work.stage_hops + 1
         return {
             "busy_s": sample.busy_s,
             "instances": instances,
             "sampled_steps": steps,
             "parts": _shares(parts),
             "bound": _shares(bound),
-            "peak_compute": peak.compute_s / whole,
-            "peak_bandwidth": peak.memory_s / whole,
+            # The roofs are of all stages together, of which one works at a time.
+            "peak_compute": peak.compute_s / (whole * stages),
+            "peak_bandwidth": peak.memory_s / (whole * stages),
         }
 
 

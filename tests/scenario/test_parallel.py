@@ -51,6 +51,17 @@ def test_two_gpus_hold_more_than_twice_as_much() -> None:
     assert 1.9 * one.num_blocks < 2 * shared.num_blocks <= 2 * one.num_blocks
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_stages_that_are_not_overlapped_are_warned_of(kind: str) -> None:
+    """An engine has a batch in every stage: with one at a time throughput is that of one stage."""
+    cut = run_of({**LLAMA, "engine.kind": kind, "parallel.pp": 4}).deployment.warnings
+    (said,) = [warning for warning in cut if "pipeline stages" in warning]
+    assert "up to 4 times" in said
+    for spread in ({}, {"parallel.tp": 4}):
+        whole = run_of({**LLAMA, "engine.kind": kind, **spread}).deployment.warnings
+        assert not any("pipeline" in warning for warning in whole)
+
+
 def test_decisions_do_not_depend_on_how_layers_are_cut() -> None:
     """On a pool of given size and a given clock, tp and pp change nothing that the scheduler sees."""
     found = []

@@ -43,7 +43,8 @@ class StepTime(Part):
 
     ``busy_s`` is the length of all steps, of all ``instances`` together; the shares come from
     ``sampled_steps`` of them. ``peak_compute`` and ``peak_bandwidth``: the datasheet's seconds for the work
-    that was asked for, at the peak of its number formats and at the memory's bandwidth, over those taken.
+    that was asked for, at the peak of its number formats and at the memory's bandwidth, over those taken,
+    of every GPU of a replica on average.
     """
 
     busy_s: Seconds
