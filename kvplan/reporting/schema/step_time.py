@@ -30,10 +30,14 @@ class StepTimeParts(Part):
 
 
 class StepTimeBound(Part):
-    """Shares of busy time by what a faster one of which would shorten; they add up to 1."""
+    """Shares of busy time by what a faster one of which would shorten; they add up to 1.
+
+    ``kernels``: those too small to use much of either peak, which more requests at a time would fill.
+    """
 
     bandwidth: Share
     compute: Share
+    kernels: Share
     links: Share
     host: Share
 
