@@ -17,6 +17,8 @@ class Interconnect(Frozen):
 
     nvlink_bytes_per_s: PositiveFloat | None = None
     """GPU to GPU fabric (NVLink, xGMI), one direction, all links of one GPU."""
+    bridged_gpus: Count | None = None
+    """Cards that a bridge joins; others are reached over PCIe. None: the fabric joins all of a machine."""
     pcie_generation: Count | None = None
     pcie_bytes_per_s: PositiveFloat | None = None
 

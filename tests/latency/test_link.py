@@ -43,6 +43,29 @@ def test_a_small_tensor_is_summed_at_once_where_gpus_read_each_other():
         assert exchange_of(load_gpu("l40s"), latency_s=8e-6, efficiency=0.8, ranks=ranks).meshed is False
 
 
+def test_a_bridge_joins_no_more_cards_than_it_has_ends():
+    """Two A100 PCIe have NVLink between them, four a ring whose slowest links are PCIe."""
+    gpu = load_gpu("a100-80g-pcie")
+    pair, four = (exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks) for ranks in (2, 4))
+    nvlink, pcie = gpu.interconnect.nvlink_bytes_per_s * 0.8, gpu.interconnect.pcie_bytes_per_s * 0.8
+    assert pair.all_reduce(2) == pytest.approx((8e-6, 1 / nvlink))
+    assert len(pair.reduce_ways(2)) == 2
+    assert four.all_reduce(4) == pytest.approx((8e-6, 1.5 / pcie))
+    assert four.reduce_ways(4) == (four.all_reduce(4),)
+    assert four.gather(4) == pytest.approx((8e-6, 0.75 / pcie))
+    assert four.ring(2, 2)[1] == pytest.approx(0.5 / pcie)
+    # Groups of two within the four have their bridges, the hop between them does not.
+    assert four.all_reduce(2) == pair.all_reduce(2)
+    assert four.hops(2, 2)[1] == pytest.approx(1 / pcie)
+    assert four.slower(2.0).all_reduce(4)[1] == pytest.approx(2 * four.all_reduce(4)[1])
+    (said,) = four.assumptions({})
+    assert said.value == 2
+    assert "31.51 GB/s" in said.source
+    sxm = exchange_of(load_gpu("a100-80g"), latency_s=8e-6, efficiency=0.8, ranks=4)
+    assert sxm.bridge is None
+    assert not sxm.assumptions({})
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_graphed_reduces_of_engines_take_about_that(ranks):
     """8 KiB to 4 MiB on an H100, where two phases alone would take up to three times as long."""
