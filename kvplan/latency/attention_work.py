@@ -18,6 +18,7 @@ from kvplan.specs.schema import (
     ChunkedAttention,
     CompressedAttention,
     CrossAttention,
+    FullAttention,
     LatentAttention,
     ModelSpec,
     SelfAttention,
@@ -27,6 +28,7 @@ from kvplan.specs.schema import (
 
 INDEXER = "indexer"
 """The kind of what scores keys and reads no values."""
+WHOLE = "sparse attention is timed as if it read every token"
 CHOOSING = "choosing the highest of a sparse indexer's scores is not timed"
 
 
@@ -116,13 +118,21 @@ def attention_work(
     value = attention.head_dim if isinstance(attention, SharedAttention) else attention.value_dim
     size = float(form.k.bytes_per_token(kv, attention.head_dim) + form.v.bytes_per_token(kv, value))
     window: int | None = None
-    if isinstance(attention, SlidingAttention):
+    scores: list[Attention] = []
+    indexer = attention.indexer if isinstance(attention, FullAttention) else None
+    if indexer is not None:
+        window = indexer.topk
+        if window is None and WHOLE not in notes:
+            notes.append(WHOLE)
+        scores = _scores(indexer, 1, layers, parallel, keeping, notes, split=True)
+    elif isinstance(attention, SlidingAttention):
         window = attention.window
     elif isinstance(attention, ChunkedAttention):
         window = attention.chunk
     elif isinstance(attention, SharedAttention):
         window = attention.window
-    ranks = 1 if window is not None else cp
+    # Windows are not divided among context-parallel ranks; what an indexer chooses from is.
+    ranks = 1 if window is not None and indexer is None else cp
     flops = 2.0 * heads * (attention.head_dim + value)
     element = size / (kv * (attention.head_dim + value))
     return [
@@ -140,26 +150,30 @@ def attention_work(
             flops / cp,
             form.name,
             ranks,
-        )
+        ),
+        *scores,
     ]
 
 
 def _scores(
-    indexer: Indexer | None, ratio: int, layers: int, parallel: Parallel, keeping: Keeping, notes: list[str]
-) -> list[Attention]:
+    indexer: Indexer | None, ratio: int, layers: int, parallel: Parallel, keeping: Keeping, notes: list[str],
+    *, split: bool = False,
+) -> list[Attention]:  # fmt: skip
     """What chooses among entries of ``ratio`` tokens: nothing where an earlier layer's choice is taken.
 
-    Every tensor-parallel rank has all index heads and keys. vLLM's score a share of a prompt's rows each
-    (``balanced_prefill_row_shard``, 0.30 on), SGLang's all of them.
+    Every tensor-parallel rank has all keys. Beside latents it has all index heads, too: vLLM's score a share
+    of a prompt's rows each (``balanced_prefill_row_shard``, 0.30 on), SGLang's all of them. ``split``: beside
+    KV heads they are divided as those are.
     """
     if indexer is None or indexer.topk is None or not indexer.owned:
         return []
     if CHOOSING not in notes:
         notes.append(CHOOSING)
-    heads, keys, dim, cp = indexer.heads, indexer.key_heads, indexer.head_dim, parallel.cp
+    tp, keys, dim, cp = parallel.attention_tp, indexer.key_heads, indexer.head_dim, parallel.cp
+    heads = share(indexer.heads, tp) if split else indexer.heads
     size = float(index_entry(indexer, keeping).entry_bytes)
     flops = 2.0 * heads * dim / cp
-    rows = parallel.attention_tp if keeping.engine == "vllm" else 1
+    rows = tp if keeping.engine == "vllm" and not split else 1
     return [
         Attention(
             layers, INDEXER, heads, keys, dim, size / cp, size / (keys * dim), None, ratio * indexer.pool,

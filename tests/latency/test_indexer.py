@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kvplan.engine.protocols import StepBatch
-from kvplan.latency.attention_work import CHOOSING, INDEXER
+from kvplan.latency.attention_work import CHOOSING, INDEXER, WHOLE
 from kvplan.latency.work import step_work
 from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
@@ -86,6 +86,37 @@ def test_prompts_read_chosen_latents_as_they_are(clock_of):
     short, long = (clock.parts(prompt(0, new)).prefill_s for new in (2_048, 2_049))
     least = 61 * 2_048 * 1_024 * 64 * 2 * (2 * 512 + 64) / load_gpu("h200-sxm").peak_flops["bf16"]
     assert short < least < long
+
+
+def test_heads_read_the_chosen_blocks_and_ranks_divide_their_scores():
+    """MiniMax-M3: 16 blocks of 128 tokens in 57 of 60 layers, whose four index heads are cut as KV heads are."""
+    found = work_of("minimax-m3", tp=4).attentions
+    kinds = {(item.kind, item.limit, item.layers) for item in found}
+    assert kinds == {("full", 2048, 57), ("full", None, 3), (INDEXER, None, 57)}
+    item = next(item for item in found if item.kind == INDEXER)
+    assert (item.q_heads, item.kv_bytes_per_token, item.narrow) == (1, 256, False)
+    assert item.prefill_flops == item.decode_flops == 2 * 128
+
+
+def test_sparse_attention_of_unknown_width_is_said_to_read_all():
+    model = load_model("minimax-m3")
+    blocks = {
+        name: block.model_copy(
+            update={
+                "attention": block.attention.model_copy(update={"indexer": unknown(block.attention.indexer)})
+            }
+        )
+        for name, block in model.blocks.items()
+    }
+    work = step_work(
+        model.model_copy(update={"blocks": blocks}), parallel=Parallel(), kv_format=kv_format("bf16")
+    )
+    assert work.notes == (WHOLE,)
+    assert not scores(work)
+
+
+def unknown(indexer):
+    return None if indexer is None else indexer.model_copy(update={"topk": None})
 
 
 def test_a_profile_says_that_scores_are_not_timed():

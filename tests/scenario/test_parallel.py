@@ -39,6 +39,15 @@ def test_the_pool_is_what_the_fit_says(spread: dict[str, int]) -> None:
     assert int(fit.max_concurrency) == config.num_blocks // longest
 
 
+def test_the_longest_request_is_what_the_fit_says() -> None:
+    """Windows of half its layers take blocks too: not all that the pool has are one request's."""
+    deployment = run_of({**LINEAR, **CHAT, "model": "gpt-oss-120b", "gpu": "h100-sxm"}).deployment
+    assert deployment.fit is not None
+    longest = deployment.fit.longest_context()
+    (said,) = [warning for warning in deployment.warnings if "refuse to start" in warning]
+    assert f"one request of {longest:,} tokens" in said
+
+
 def test_two_gpus_hold_more_than_twice_as_much() -> None:
     """The weights are divided too, so what is left for the cache more than doubles."""
     one = config_of(run_of(LLAMA))
