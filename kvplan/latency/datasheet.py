@@ -45,9 +45,10 @@ USUAL_CLOCK_HZ = 1.7e9
 """Clock of a GPU whose spec does not imply it."""
 CLOCKS_HZ = (5e8, 4e9)
 """No multiprocessor has another clock."""
-SPARSE_HEADS = 64
-"""Query heads that kernels of sparse prefill attention over latents multiply at least (vLLM's and SGLang's
-FlashMLA pad to them)."""
+SPARSE_HEADS, FEW_SPARSE_HEADS = 64, 16
+"""Query heads that sparse prefill attention over latents multiplies at least: rows of a tile are those of one
+query, as each has chosen keys of its own, and FlashMLA's and FlashAttention's tiles have 64. vLLM has kernels
+for 16 on Blackwell (``_get_backend_priorities``)."""
 FEW_LANES = ("7.0", "7.2", "7.5", "8.0")
 """Compute capabilities (Volta, Turing, A100 and A30) whose multiprocessors have 64 lanes of 32-bit floats.
 
@@ -285,6 +286,12 @@ class Datasheet:
             return (expanded if span <= kept else absorbed)(new, keys, span, chunks)
 
         return seconds
+
+    def sparse_heads(self, heads: int) -> int:
+        """Query heads that sparse prefill multiplies where a rank has ``heads``."""
+        few = self.gpu.architecture == "blackwell" and heads <= FEW_SPARSE_HEADS
+        least = FEW_SPARSE_HEADS if few else SPARSE_HEADS
+        return -(-heads // least) * least
 
     def score_share(self, *, narrow: bool) -> float:
         """Time that a product of queries and keys takes, of one in 16 bits: less where 8 bits are multiplied

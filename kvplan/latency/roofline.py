@@ -24,7 +24,7 @@ from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.attention_work import INDEXER, Attention
-from kvplan.latency.datasheet import SPARSE_HEADS, Datasheet, DecodeLayer, PrefillLayer
+from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
 from kvplan.latency.efficiency import Efficiency, efficiency_of
 from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
 from kvplan.latency.expert_exchange import linked
@@ -382,7 +382,7 @@ def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLay
     if item.up_projection is not None:
         flops, kept = item.decode_flops / item.decode_rows, item.limit
         if kept is not None:
-            flops *= -(-item.q_heads // SPARSE_HEADS) * SPARSE_HEADS / item.q_heads
+            flops *= sheet.sparse_heads(item.q_heads) / item.q_heads
         latent = sheet.prefill(flops, item.kv_bytes_per_token, query_bytes)
         chunk = (
             sheet.latent_prefill(chunk, latent, *item.up_projection)

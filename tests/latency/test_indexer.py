@@ -6,6 +6,8 @@ import pytest
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.latency.attention_work import CHOOSING, INDEXER, WHOLE
+from kvplan.latency.datasheet import Datasheet
+from kvplan.latency.efficiency import COMMON
 from kvplan.latency.work import step_work
 from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
@@ -86,6 +88,15 @@ def test_prompts_read_chosen_latents_as_they_are(clock_of):
     short, long = (clock.parts(prompt(0, new)).prefill_s for new in (2_048, 2_049))
     least = 61 * 2_048 * 1_024 * 64 * 2 * (2 * 512 + 64) / load_gpu("h200-sxm").peak_flops["bf16"]
     assert short < least < long
+
+
+def test_blackwell_multiplies_a_few_heads_by_themselves():
+    found = {
+        (gpu, heads): Datasheet(load_gpu(gpu), COMMON).sparse_heads(heads)
+        for gpu in ("h200-sxm", "b200") for heads in (8, 16, 32, 128)
+    }  # fmt: skip
+    assert [found["h200-sxm", heads] for heads in (8, 16, 32, 128)] == [64, 64, 64, 128]
+    assert [found["b200", heads] for heads in (8, 16, 32, 128)] == [16, 16, 64, 128]
 
 
 def test_heads_read_the_chosen_blocks_and_ranks_divide_their_scores():
