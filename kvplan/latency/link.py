@@ -160,9 +160,11 @@ class Exchange:
 
     def assumptions(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:
         """How nodes are connected, where there is more than one, and cards that have bridges."""
-        return (*self._about_bridges(), *self._about_nodes(given))
+        return (*self._about_fabric(given), *self._about_nodes(given))
 
-    def _about_bridges(self) -> Iterator[Assumption]:
+    def _about_fabric(self, given: Mapping[str, Any]) -> Iterator[Assumption]:
+        if self.node > NODE and NODE_KEY not in given:
+            yield Assumption(f"latency.{NODE_KEY}", self.node, "GPUs of a rack that one fabric joins")
         if self.bridge is None:
             return
         cards, rate = self.bridge
@@ -170,7 +172,7 @@ class Exchange:
             f"cards that a bridge at {self.bandwidth_bytes_per_s / 1e9:.4g} GB/s is taken to join; groups of "
             f"more exchange over PCIe at {rate / 1e9:.4g} GB/s"
         )
-        yield Assumption("latency.bridged_gpus", cards, text)
+        yield Assumption("latency.fabric_gpus", cards, text)
 
     def _about_nodes(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:
         if self.between is None:
@@ -228,7 +230,9 @@ def exchange_of(
         UnknownName: no such link.
     """
     given = given or {}
-    node, name = given.get(NODE_KEY, NODE), given.get(NODE_LINK_KEY, NODE_LINK)
+    link = gpu.interconnect
+    joined = link.fabric_gpus or NODE
+    node, name = given.get(NODE_KEY, max(joined, NODE)), given.get(NODE_LINK_KEY, NODE_LINK)
     if isinstance(node, bool) or not isinstance(node, int) or not 1 <= node <= 1 << 16:
         raise SpecError(
             f"{NODE_KEY} must be a number of GPUs, not {node!r}", where=f"latency.{NODE_KEY}",
@@ -236,7 +240,6 @@ def exchange_of(
         )  # fmt: skip
     if ranks <= 1:
         return None
-    link = gpu.interconnect
     rate = link.nvlink_bytes_per_s or link.pcie_bytes_per_s
     if rate is None:
         raise SpecError(
@@ -244,9 +247,9 @@ def exchange_of(
             where=f"gpus/{gpu.name}: interconnect",
             hint="add nvlink_bytes_per_s or pcie_bytes_per_s, or use one GPU",
         )
-    meshed, cards, bridge = link.nvlink_bytes_per_s is not None, link.bridged_gpus, None
-    if meshed and cards is not None and link.pcie_bytes_per_s is not None:
-        bridge = cards, link.pcie_bytes_per_s
+    meshed, bridge = link.nvlink_bytes_per_s is not None, None
+    if meshed and joined < NODE and link.pcie_bytes_per_s is not None:
+        bridge = joined, link.pcie_bytes_per_s
     between = _between(name) if ranks > node else None
     return Exchange(rate, latency_s, efficiency, node, between, meshed, bridge=bridge)
 

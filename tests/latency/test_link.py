@@ -124,6 +124,19 @@ def test_a_gpu_knows_its_links_and_nodes_are_joined_by_the_scenario():
     assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given={"node_gpus": 72}).between is None
 
 
+def test_a_rack_is_one_node():
+    """GB200 NVL72: all of 16 GPUs read each other's memory, unless the scenario has smaller nodes."""
+    gpu = load_gpu("gb200")
+    rack = exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16)
+    assert rack.nodes(16) == (16, 1)
+    assert len(rack.reduce_ways(16)) == 2
+    assert [(item.name, item.value) for item in rack.assumptions({})] == [("latency.node_gpus", 72)]
+    four = {"node_gpus": 4}
+    tray = exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given=four)
+    assert tray.nodes(16) == (4, 4)
+    assert [item.name for item in tray.assumptions(four)] == ["latency.node_link"]
+
+
 @pytest.mark.parametrize("kind", ["roofline", "profile"])
 def test_two_nodes_are_slower_than_one_large_node_and_the_result_says_so(clock_of, kind):
     batch = StepBatch(4096, 0, 0, 0, [(0, 4096)], 1)

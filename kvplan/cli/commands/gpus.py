@@ -145,7 +145,7 @@ def _facts(spec: "GpuSpec") -> list[tuple[str, str]]:
             "GPU fabric, one way",
             (
                 f"{link.nvlink_bytes_per_s / 1e9:,.0f} GB/s"
-                + (f", by a bridge of {link.bridged_gpus} cards" if link.bridged_gpus else "")
+                + (f", between {link.fabric_gpus} GPUs" if link.fabric_gpus else "")
             )
             if link.nvlink_bytes_per_s
             else "none",
