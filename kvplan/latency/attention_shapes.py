@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
-from kvplan.latency.work import Attention
+from kvplan.latency.attention_work import Attention
 
 if TYPE_CHECKING:
     import numpy as np

@@ -45,6 +45,10 @@ USUAL_CLOCK_HZ = 1.7e9
 """Clock of a GPU whose spec does not imply it."""
 CLOCKS_HZ = (5e8, 4e9)
 """No multiprocessor has another clock."""
+SPARSE_HEADS, FEW_SPARSE_HEADS = 64, 16
+"""Query heads that sparse prefill attention over latents multiplies at least: rows of a tile are those of one
+query, as each has chosen keys of its own, and FlashMLA's and FlashAttention's tiles have 64. vLLM has kernels
+for 16 on Blackwell (``_get_backend_priorities``)."""
 FEW_LANES = ("7.0", "7.2", "7.5", "8.0")
 """Compute capabilities (Volta, Turing, A100 and A30) whose multiprocessors have 64 lanes of 32-bit floats.
 
@@ -226,20 +230,24 @@ class Datasheet:
 
         return seconds
 
-    def prefill(self, pair_flops: float, token_bytes: float, query_bytes: float) -> PrefillLayer:
+    def prefill(
+        self, pair_flops: float, token_bytes: float, query_bytes: float, *, split: bool = False
+    ) -> PrefillLayer:
         """Seconds of one layer's prefill attention, without the floor that a kernel has once.
 
         As a function of new queries, keys that each of them sees on average, cached tokens that are read,
-        and how many such chunks there are. Arguments as in ``decode``.
+        and how many such chunks there are. Arguments as in ``decode``; ``split``: keys are dealt to programs,
+        so that none walks through all of them.
         """
         own = self.efficiency.prefill
         rate, flops = self._bandwidth * own.memory, self._peak16 * own.compute
         token_s, query_s, pair_s = token_bytes / rate, query_bytes / rate, pair_flops / flops
+        walk_s = 0.0 if split else own.token_s
 
         def seconds(new: float, keys: float, span: float, chunks: float = 1.0) -> float:
             compute = chunks * max(new, float(TILE)) * (keys + TILE / 2.0) * pair_s
             memory = chunks * (span * token_s + new * query_s)
-            return norm(own.sharpness, compute, memory, own.tile_s + keys * own.token_s)
+            return norm(own.sharpness, compute, memory, own.tile_s + keys * walk_s)
 
         return seconds
 
@@ -267,6 +275,28 @@ class Datasheet:
             return min(full, absorbed(new, keys, span, chunks))
 
         return seconds
+
+    def sparse_prefill(self, expanded: PrefillLayer, absorbed: PrefillLayer, kept: int) -> PrefillLayer:
+        """Prefill attention over the ``kept`` latents that each query chose, which are read as they are.
+
+        Where there are no more than that, engines attend to all, as without an indexer: ``expanded``.
+        """
+
+        def seconds(new: float, keys: float, span: float, chunks: float = 1.0) -> float:
+            return (expanded if span <= kept else absorbed)(new, keys, span, chunks)
+
+        return seconds
+
+    def sparse_heads(self, heads: int) -> int:
+        """Query heads that sparse prefill multiplies where a rank has ``heads``."""
+        few = self.gpu.architecture == "blackwell" and heads <= FEW_SPARSE_HEADS
+        least = FEW_SPARSE_HEADS if few else SPARSE_HEADS
+        return -(-heads // least) * least
+
+    def score_share(self, *, narrow: bool) -> float:
+        """Time that a product of queries and keys takes, of one in 16 bits: less where 8 bits are multiplied
+        at a peak of their own."""
+        return self._peak16 / peak_flops(self.gpu, "fp8") if narrow and "fp8" in self.gpu.peak_flops else 1.0
 
     def latent_glue(self, layers: int, tokens: float, heads: int) -> float:
         """Small kernels around attention over latents beside a layer's other ones, ``layers`` times."""

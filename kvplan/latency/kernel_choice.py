@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
-from kvplan.latency.work import Attention
+from kvplan.latency.attention_work import Attention
 
 if TYPE_CHECKING:
     from kvplan.latency.fit.kernel import FittedKernel

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.attention_shapes import check_supported
+from kvplan.latency.attention_work import Attention
 from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.module_kernels import DECODE, PREFILL, cache_dtype, decoding, prefilling
 from kvplan.latency.table_formats import canonical, runs
 from kvplan.latency.verification import Verification, verification
-from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
 if TYPE_CHECKING:

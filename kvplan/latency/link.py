@@ -17,7 +17,7 @@ one phase instead of two, in which ranks wait for each other once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,8 @@ class Exchange:
         between: from node to node, for each GPU.
         meshed: every GPU of a node reads the others' memory over a fabric.
         slowness: times as long as usual, of calls whose latency is their own.
+        bridge: GPUs that the fabric joins where that is not a whole node, and the rate at which more of them
+            reach each other.
     """
 
     bandwidth_bytes_per_s: float
@@ -68,6 +70,7 @@ class Exchange:
     between: SpecLink | None = None
     meshed: bool = False
     slowness: float = 1.0
+    bridge: tuple[int, float] | None = None
 
     def nodes(self, ranks: int, stride: int = 1) -> tuple[int, int]:
         """(ranks on one node, nodes) of a group."""
@@ -79,9 +82,9 @@ class Exchange:
     def reduce_ways(self, ranks: int) -> tuple[PER_BYTE, ...]:
         """Of all-reduces, the shortest of which is taken for a size."""
         phases, (_, nodes) = self.all_reduce(ranks), self.nodes(ranks)
-        if not self.meshed or nodes > 1 or ranks <= 1:
+        if not self.meshed or nodes > 1 or ranks <= 1 or not self._joined(ranks):
             return (phases,)
-        return phases, (0.5 * self.latency_s, (ranks - 1) / self._rate)
+        return phases, (0.5 * self.latency_s, (ranks - 1) / self._rate(ranks))
 
     def all_reduce(self, ranks: int, stride: int = 1) -> PER_BYTE:
         """Every rank ends with the sum, in two phases. One rank exchanges nothing."""
@@ -91,7 +94,7 @@ class Exchange:
         fixed, per_byte = self.across(ranks, stride)
         if inside > 1:
             fixed += self.latency_s
-            per_byte += 2.0 * (inside - 1) / inside / self._rate
+            per_byte += 2.0 * (inside - 1) / inside / self._rate(inside * stride)
         return fixed, per_byte
 
     def across(self, ranks: int, stride: int = 1) -> PER_BYTE:
@@ -107,14 +110,14 @@ class Exchange:
             return 0.0, 0.0
         inside, _ = self.nodes(ranks)
         fixed, per_byte = self.across(ranks)
-        return self.latency_s + 0.5 * fixed, (inside - 1) / inside / self._rate + 0.5 * per_byte
+        return self.latency_s + 0.5 * fixed, (inside - 1) / inside / self._rate(inside) + 0.5 * per_byte
 
     def dispatch(self, ranks: int, kernel: Dispatching) -> PER_BYTE:
         """Every rank sends ``(n - 1) / n`` of its rows to the others."""
         if ranks <= 1:
             return 0.0, 0.0
         inside, nodes = self.nodes(ranks)
-        near = (inside - 1) / ranks / (self.bandwidth_bytes_per_s * kernel.share)
+        near = (inside - 1) / ranks / (self._rate(inside) / self.efficiency * kernel.share)
         if nodes <= 1 or self.between is None:
             return kernel.fixed_s * self.slowness, near
         far = (ranks - inside) / ranks / self._far_rate
@@ -127,16 +130,16 @@ class Exchange:
         _, nodes = self.nodes(ranks, stride)
         share = (ranks - 1) / ranks
         if nodes <= 1 or self.between is None:
-            return (ranks - 1) * self.latency_s, share / self._rate
+            return (ranks - 1) * self.latency_s, share / self._rate(ranks * stride)
         slowest = max(self.latency_s, self.between.latency_s)
-        return (ranks - 1) * slowest, share / min(self._rate, self._far_rate)
+        return (ranks - 1) * slowest, share / min(self._rate(min(ranks * stride, self.node)), self._far_rate)
 
     def hops(self, stages: int, width: int) -> PER_BYTE:
         """A tensor passes from each of ``stages`` groups of ``width`` GPUs to the next."""
         _, nodes = self.nodes(stages, width)
         far = nodes - 1
         near = stages - 1 - far
-        fixed, per_byte = near * self.latency_s, near / self._rate
+        fixed, per_byte = near * self.latency_s, near / self._rate(2 * width)
         if far and self.between is not None:
             fixed, per_byte = fixed + far * self.between.latency_s, per_byte + far / self._far_rate
         return fixed, per_byte
@@ -152,10 +155,26 @@ class Exchange:
             slowness=self.slowness * factor,
             between=far,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s / factor,
+            bridge=None if self.bridge is None else (self.bridge[0], self.bridge[1] / factor),
         )
 
     def assumptions(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:
-        """How nodes are connected, where there is more than one."""
+        """How nodes are connected, where there is more than one, and cards that have bridges."""
+        return (*self._about_fabric(given), *self._about_nodes(given))
+
+    def _about_fabric(self, given: Mapping[str, Any]) -> Iterator[Assumption]:
+        if self.node > NODE and NODE_KEY not in given:
+            yield Assumption(f"latency.{NODE_KEY}", self.node, "GPUs of a rack that one fabric joins")
+        if self.bridge is None:
+            return
+        cards, rate = self.bridge
+        text = (
+            f"cards that a bridge at {self.bandwidth_bytes_per_s / 1e9:.4g} GB/s is taken to join; groups of "
+            f"more exchange over PCIe at {rate / 1e9:.4g} GB/s"
+        )
+        yield Assumption("latency.fabric_gpus", cards, text)
+
+    def _about_nodes(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:
         if self.between is None:
             return ()
         link, why = self.between, "given in the scenario" if NODE_LINK_KEY in given else "assumed"
@@ -165,9 +184,15 @@ class Exchange:
         )
         return (Assumption(f"latency.{NODE_LINK_KEY}", link.name, text),)
 
-    @property
-    def _rate(self) -> float:
-        return self.bandwidth_bytes_per_s * self.efficiency
+    def _joined(self, span: int) -> bool:
+        """Whether the fabric joins so many GPUs side by side."""
+        return self.bridge is None or span <= self.bridge[0]
+
+    def _rate(self, span: int) -> float:
+        """Of exchanges among GPUs of a node that lie within ``span`` of each other."""
+        if self.bridge is None or self._joined(span):
+            return self.bandwidth_bytes_per_s * self.efficiency
+        return self.bridge[1] * self.efficiency
 
     @property
     def _far_rate(self) -> float:
@@ -205,7 +230,9 @@ def exchange_of(
         UnknownName: no such link.
     """
     given = given or {}
-    node, name = given.get(NODE_KEY, NODE), given.get(NODE_LINK_KEY, NODE_LINK)
+    link = gpu.interconnect
+    joined = link.fabric_gpus or NODE
+    node, name = given.get(NODE_KEY, max(joined, NODE)), given.get(NODE_LINK_KEY, NODE_LINK)
     if isinstance(node, bool) or not isinstance(node, int) or not 1 <= node <= 1 << 16:
         raise SpecError(
             f"{NODE_KEY} must be a number of GPUs, not {node!r}", where=f"latency.{NODE_KEY}",
@@ -213,7 +240,6 @@ def exchange_of(
         )  # fmt: skip
     if ranks <= 1:
         return None
-    link = gpu.interconnect
     rate = link.nvlink_bytes_per_s or link.pcie_bytes_per_s
     if rate is None:
         raise SpecError(
@@ -221,8 +247,11 @@ def exchange_of(
             where=f"gpus/{gpu.name}: interconnect",
             hint="add nvlink_bytes_per_s or pcie_bytes_per_s, or use one GPU",
         )
-    meshed = link.nvlink_bytes_per_s is not None
-    return Exchange(rate, latency_s, efficiency, node, _between(name) if ranks > node else None, meshed)
+    meshed, bridge = link.nvlink_bytes_per_s is not None, None
+    if meshed and joined < NODE and link.pcie_bytes_per_s is not None:
+        bridge = joined, link.pcie_bytes_per_s
+    between = _between(name) if ranks > node else None
+    return Exchange(rate, latency_s, efficiency, node, between, meshed, bridge=bridge)
 
 
 def _between(name: object) -> SpecLink:

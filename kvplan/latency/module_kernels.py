@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.latency.attention_shapes import ABSORBED_DIM, EXPANDED_DIM, check_supported
+from kvplan.latency.attention_work import Attention
 from kvplan.latency.table_formats import canonical, runs
-from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
 if TYPE_CHECKING:

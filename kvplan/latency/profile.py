@@ -257,7 +257,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=way,
         routing_skew=skew, decode_tokens=target.decode_tokens, projected=target.projected,
         engine=target.engine,
-    )  # fmt: skip
+    ).without_scores()  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks, given=parameters)
     tables = build_tables(work, kernels, exchange)

@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.attention_work import Attention
 from kvplan.latency.link import Exchange
-from kvplan.latency.work import Attention, StepWork
+from kvplan.latency.work import StepWork
 
 if TYPE_CHECKING:
     import numpy as np

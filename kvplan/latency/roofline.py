@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields, replace
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.attention_work import INDEXER, Attention
 from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
 from kvplan.latency.efficiency import Efficiency, efficiency_of
 from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
@@ -34,7 +35,7 @@ from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
 from kvplan.latency.parts import StepParts
 from kvplan.latency.ring import ring_of
-from kvplan.latency.work import Attention, StepWork
+from kvplan.latency.work import StepWork
 from kvplan.specs.schema import GpuSpec
 
 TPOT_BAND = (-0.20, 0.20)
@@ -379,9 +380,18 @@ def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLay
     query_bytes, whole = 4.0 * item.q_heads * item.head_dim, item.kv_bytes_per_token * item.shards
     decoding = query_bytes * item.decode_rows
     elements = whole / item.kv_element_bytes / item.kv_heads
-    chunk = sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes)
-    if item.up_projection is not None and item.limit is None:
-        flops = item.decode_flops / item.decode_rows
+    narrow = sheet.score_share(narrow=item.narrow)
+    scores = item.kind == INDEXER
+    chunk = sheet.prefill(item.prefill_flops * narrow, item.kv_bytes_per_token, query_bytes, split=scores)
+    if item.up_projection is not None:
+        flops, kept = item.decode_flops / item.decode_rows, item.limit
+        if kept is not None:
+            flops *= sheet.sparse_heads(item.q_heads) / item.q_heads
         latent = sheet.prefill(flops, item.kv_bytes_per_token, query_bytes)
-        chunk = sheet.latent_prefill(chunk, latent, *item.up_projection)
-    return sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, decoding), chunk
+        chunk = (
+            sheet.latent_prefill(chunk, latent, *item.up_projection)
+            if kept is None
+            else sheet.sparse_prefill(chunk, latent, kept)
+        )
+    flops = item.decode_flops * item.shards * narrow
+    return sheet.decode(item.kv_heads, whole, flops, elements, decoding), chunk

@@ -106,7 +106,8 @@ class Roofs:
         for item in self.work.attentions:
             seen = context if item.limit is None else min(context, float(item.limit))
             entries = item.layers * requests * seen / item.ratio
-            compute += entries * item.decode_flops / self._peak16
+            flops = item.decode_flops * self._sheet.score_share(narrow=item.narrow)
+            compute += entries * flops / self._peak16
             size += entries * item.kv_bytes_per_token
         return Roof(compute, size / self._bandwidth)
 
@@ -116,6 +117,7 @@ class Roofs:
             for before, new in chunks:
                 pairs = item.layers * chunk_pairs(before, new, item.limit) / item.ratio
                 entries = item.layers * chunk_span(before, new, item.limit) / item.ratio
-                compute += pairs * item.prefill_flops / self._peak16
+                flops = item.prefill_flops * self._sheet.score_share(narrow=item.narrow)
+                compute += pairs * flops / self._peak16
                 size += entries * item.kv_bytes_per_token
         return Roof(compute, size / self._bandwidth)

@@ -7,9 +7,9 @@ tensor-parallel group, and of all pipeline stages together: a step passes throug
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from kvplan.errors import UsageError
+from kvplan.latency.attention_work import CHOOSING, INDEXER, Attention, attention_work, cross_work, of_rows
 from kvplan.latency.grouped import assignment_elements
 from kvplan.latency.routing import EXCHANGE_KEY, GATHERED, SKEW, SUMMED, Routing
 from kvplan.sizing.attention import Keeping
@@ -21,15 +21,8 @@ from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.sizing.weights import UNQUANTIZED
 from kvplan.specs.formats import KvFormat
 from kvplan.specs.schema import (
-    ChunkedAttention,
-    CompressedAttention,
-    CrossAttention,
-    LatentAttention,
     ModelSpec,
     MoeMlp,
-    SelfAttention,
-    SharedAttention,
-    SlidingAttention,
 )
 
 
@@ -71,40 +64,6 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """``layers`` layers that read a cache.
-
-    ``kv_bytes_per_token``: of one layer. ``limit``: the window, or None. ``ratio``: cache entries per token.
-    ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
-    ``kv_format``: name of the cache's number format. ``shards``: context-parallel ranks that share one
-    sequence's cache; ``kv_bytes_per_token`` and FLOPs are those of one of them. ``decode_rows``: tokens of a
-    request that a step decodes, drafts among them; ``decode_flops`` are those of all. ``up_projection``:
-    (outputs, inputs) of the matrix that makes K and V of a latent, of this rank's heads.
-    """
-
-    layers: int
-    kind: str
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    kv_bytes_per_token: float
-    kv_element_bytes: float
-    limit: int | None
-    ratio: int
-    decode_flops: float
-    prefill_flops: float
-    kv_format: str = ""
-    shards: int = 1
-    decode_rows: int = 1
-    up_projection: tuple[int, int] | None = None
-
-    @property
-    def decode_heads(self) -> int:
-        """Query rows that read a sequence's cache in a step that decodes."""
-        return self.q_heads * self.decode_rows
-
-
-@dataclass(frozen=True, slots=True)
 class StepWork:
     """Everything a step does on one rank.
 
@@ -139,6 +98,14 @@ class StepWork:
         """Whether attention is data-parallel: a rank has tokens of its own there, and all ranks work for all
         tokens in joint matrices, in experts and in what they exchange."""
         return self.attention_ranks > 1
+
+    def without_scores(self) -> StepWork:
+        """For clocks whose kernels are measured ones: no table has an indexer's."""
+        read = tuple(item for item in self.attentions if item.kind != INDEXER)
+        if len(read) == len(self.attentions):
+            return self
+        notes = (*(note for note in self.notes if note != CHOOSING), "a sparse indexer is not timed")
+        return replace(self, attentions=read, notes=notes)
 
     def untimed(self) -> tuple[str, ...]:
         """Parts of a step that no kernel table of dense models covers, in words."""
@@ -204,6 +171,7 @@ def step_work(
     attentions: list[Attention] = []
     state = reduces = own_reduces = expert_layers = 0
     notes: list[str] = []
+    keeping = Keeping("sglang" if engine == "sglang" else "vllm", kv_format, model.dtype)
     for group in model.groups():
         block, count = group.block, group.count
         for tensor in block_tensors(block, hidden, split):
@@ -214,14 +182,14 @@ def step_work(
             shared = joint and not own and tensor.component in _JOINT
             linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared))
         if block.attention is not None:
-            attentions += _attention(block.attention, count, parallel, kv_format, notes)
+            attentions += attention_work(block.attention, count, parallel, keeping, notes)
             own_reduces += count
         if block.cross is not None:
-            attentions.append(_cross(block.cross, model, count, parallel, kv_format, notes))
+            attentions.append(cross_work(block.cross, model, count, parallel, kv_format, notes))
             own_reduces += count
         if block.state is not None:
-            keeping = Keeping("vllm", kv_format, model.dtype)
-            state += count * state_bytes(block.state, keeping, parallel.attention_tp)
+            held = Keeping("vllm", kv_format, model.dtype)
+            state += count * state_bytes(block.state, held, parallel.attention_tp)
             own_reduces += count if block.attention is None else 0
         if block.mlp is not None:
             dense = not isinstance(block.mlp, MoeMlp)
@@ -241,7 +209,7 @@ def step_work(
         linears.append(
             Linear("draft_projection", hidden, 2 * hidden, form.matrix(hidden, 2 * hidden), form, 1)
         )
-    attentions = [_of_rows(item, decode_tokens) for item in attentions]
+    attentions = [of_rows(item, decode_tokens) for item in attentions]
     rows = share(-(-model.vocab_size // 64) * 64, split.dense_tp)
     head_format = formats.of("lm_head")
     head = Linear("lm_head", rows, hidden, head_format.matrix(rows, hidden), head_format, 1)
@@ -269,12 +237,6 @@ def step_work(
         expert_exchange=way,
         notes=tuple(notes),
     )
-
-
-def _of_rows(item: Attention, rows: int) -> Attention:
-    if rows == 1:
-        return item
-    return replace(item, decode_rows=rows, decode_flops=item.decode_flops * rows)
 
 
 _JOINT = ("dense_mlp", "shared_experts")
@@ -321,88 +283,3 @@ def _experts(
 def _summed(times: int, ranks: int) -> int:
     """How often something is summed over ranks: one has nothing to sum."""
     return times if ranks > 1 else 0
-
-
-def _attention(
-    attention: SelfAttention, layers: int, parallel: Parallel, form: KvFormat, notes: list[str]
-) -> list[Attention]:
-    tp, cp = parallel.attention_tp, parallel.cp
-    if isinstance(attention, LatentAttention):
-        heads = share(attention.query_heads, tp)
-        rank, rope = attention.kv_lora_rank, attention.rope_head_dim
-        size = float(form.latent_bytes(rank, rope)) / cp
-        indexed = attention.indexer is not None and attention.indexer.topk is not None
-        limit = attention.indexer.topk if attention.indexer is not None and indexed else None
-        if indexed:
-            notes.append("the sparse indexer's own scores are not timed")
-        return [
-            Attention(
-                layers, "mla", heads, 1, rank + rope, size, size * cp / (rank + rope), limit, 1,
-                2.0 * heads * (2 * rank + rope) / cp,
-                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp, form.name, cp,
-                up_projection=(heads * (attention.nope_head_dim + attention.v_head_dim), rank),
-            )
-        ]  # fmt: skip
-    if isinstance(attention, CompressedAttention):
-        heads, dim = share(attention.query_heads, tp), attention.head_dim
-        size = float(form.k.bytes_per_token(1, dim))
-        flops = 4.0 * heads * dim
-        near = Attention(
-            layers, "compressed", heads, 1, dim, size, size / dim, attention.window, 1, flops, flops / cp
-        )
-        if not attention.ratio:
-            return [near]
-        far = Attention(
-            layers, "compressed", heads, 1, dim, size / cp, size / dim, None, attention.ratio,
-            flops / cp, flops / cp, shards=cp,
-        )  # fmt: skip
-        return [near, far]
-    heads, kv = share(attention.query_heads, tp), share(attention.kv_heads, tp)
-    value = attention.head_dim if isinstance(attention, SharedAttention) else attention.value_dim
-    size = float(form.k.bytes_per_token(kv, attention.head_dim) + form.v.bytes_per_token(kv, value))
-    window: int | None = None
-    if isinstance(attention, SlidingAttention):
-        window = attention.window
-    elif isinstance(attention, ChunkedAttention):
-        window = attention.chunk
-    elif isinstance(attention, SharedAttention):
-        window = attention.window
-    ranks = 1 if window is not None else cp
-    flops = 2.0 * heads * (attention.head_dim + value)
-    element = size / (kv * (attention.head_dim + value))
-    return [
-        Attention(
-            layers,
-            attention.kind,
-            heads,
-            kv,
-            attention.head_dim,
-            size / ranks,
-            element,
-            window,
-            1,
-            flops / ranks,
-            flops / cp,
-            form.name,
-            ranks,
-        )
-    ]
-
-
-def _cross(
-    cross: CrossAttention, model: ModelSpec, layers: int, parallel: Parallel, form: KvFormat, notes: list[str]
-) -> Attention:
-    heads, kv = share(cross.query_heads, parallel.tp), share(cross.kv_heads, parallel.tp)
-    size = float(2 * form.k.bytes_per_token(kv, cross.head_dim))
-    fixed = model.encoder.max_tokens if model.encoder is not None and cross.source == "encoder" else None
-    notes.append(
-        f"cross attention reads {fixed or 'as many encoder tokens as decoder'} tokens per sequence"
-        if fixed
-        else "cross attention reads as many tokens as the decoder holds"
-    )
-    flops = 4.0 * heads * cross.head_dim
-    cp = parallel.cp
-    return Attention(
-        layers, "cross", heads, kv, cross.head_dim, size, float(Fraction(size) / (2 * kv * cross.head_dim)),
-        fixed, 1, flops, flops / cp,
-    )  # fmt: skip

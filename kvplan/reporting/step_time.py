@@ -21,7 +21,10 @@ PARTS = {
 }
 """Name, meaning and colour of each part; 0 is none."""
 
-BOUNDS = {"bandwidth": "memory bandwidth", "compute": "arithmetic", "links": "links", "host": "the host"}
+BOUNDS = {
+    "bandwidth": "memory bandwidth", "compute": "arithmetic", "kernels": "kernels too small to fill the GPU",
+    "links": "links", "host": "the host",
+}  # fmt: skip
 """What time is bound by, in words."""
 
 LEAST = 0.005

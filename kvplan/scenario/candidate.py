@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvplan.errors import KvplanError
 from kvplan.scenario.bracket import meets
-from kvplan.scenario.outcomes import NOT_RUN, Outcome
+from kvplan.scenario.outcomes import NOT_RUN, Outcome, failure
 from kvplan.scenario.pools import Pool
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.sizes import Prices, Sizes, next_sizes
@@ -31,6 +32,18 @@ class Candidate:
         self.prices = Prices(
             tuple(pool.gpus for pool in pools), tuple(pool.cost for pool in pools), most_gpus
         )
+
+    def refuse(self) -> None:
+        """Note that the engine would not start, if so; whatever else is wrong simulating it tells."""
+        from kvplan.scenario.hardware import would_not_start
+        from kvplan.scenario.resolve import resolve_deployment
+
+        try:
+            refused = would_not_start(self.scenario, resolve_deployment(self.scenario))
+        except KvplanError:
+            return
+        if refused is not None:
+            self.tried[self._start] = failure(refused)
 
     def again(self) -> Candidate:
         """The same, nothing tried: for a longer workload or another clock.

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from kvplan.engine.config import EngineConfig
-from kvplan.errors import UsageError
+from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.sizing.capacity import FitReport, capacity_curve
@@ -86,6 +86,29 @@ def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[
         "starts": fit.fits or not _checked(scenario),
         "longest_request": fit.longest_context(),
     }
+
+
+def refuse_start(context_tokens: int, longest: int | None) -> AnswerIsNo:
+    """What says no of an engine whose pool has no room for one request as long as it would take.
+
+    Args:
+        context_tokens: its ``max_model_len``.
+        longest: tokens of the longest request that fits; 0 or None for none.
+    """
+    return AnswerIsNo(
+        f"the engine would not start: its KV pool has no room for one request of {context_tokens:,} tokens",
+        hint=f"add --set engine.max_model_len={longest}, the longest that fits"
+        if longest
+        else "see what would fit: kvplan fit",
+    )
+
+
+def would_not_start(scenario: Scenario, deployment: Deployment) -> AnswerIsNo | None:
+    """Why the engine of a deployment would not start; None where it would, or nobody knows."""
+    fit = deployment.fit
+    if fit is None or fit.fits or not _checked(scenario):
+        return None
+    return refuse_start(fit.max_model_len, fit.longest_context())
 
 
 def _given_pool(scenario: Scenario, fit: FitReport, deployment: Deployment) -> Term | None:

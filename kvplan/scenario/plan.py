@@ -109,6 +109,8 @@ class Plan:
             Interrupted: by the user; what was tried until then is kept.
         """
         try:
+            for candidate in self.candidates:
+                candidate.refuse()
             while True:
                 self._close_in(self.candidates, jobs, on_done)
                 requests = self._more()

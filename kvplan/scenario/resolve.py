@@ -60,6 +60,12 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         name = "max_model_len" if engine.kind == "vllm" else "context_length"
         unasked = unasked_words(model, engine.kind, engine.version, f"engine.{name}=")
         warnings += [unasked] if unasked else []
+    if parallel.pp > 1:
+        warnings.append(
+            f"pipeline stages: a batch passes through all {parallel.pp} before the next begins here, where "
+            f"an engine has one in each and serves up to {parallel.pp} times as many requests; what one "
+            "request alone takes is right"
+        )
     if isinstance(engine, SglangPart):
         if parallel.cp > 1:
             raise UsageError(
@@ -86,11 +92,16 @@ def _about_memory(config: EngineConfig, fit: FitReport | None, *, given: bool) -
     """What is remarkable about the pool; ``given``: the scenario says how many blocks it has."""
     if fit is not None and given and config.num_blocks > max(0, fit.num_blocks):
         yield _more_than_fits(config.num_blocks, max(0, fit.num_blocks), "blocks", fit)
-    # A window or a state is held whatever the length: only layers that keep everything can be too many.
-    held = config.usable_blocks * min((g.block_size for g in config.groups if g.kind == "full"), default=0)
+    if fit is not None and not given and fit.num_blocks == config.num_blocks:
+        held = fit.longest_context()  # with its windows and states
+    else:
+        # A window or a state is held whatever the length: only layers that keep everything can be too many.
+        held = config.usable_blocks * min(
+            (g.block_size for g in config.groups if g.kind == "full"), default=0
+        )
     if held and held < config.max_model_len:
         yield (
-            f"the pool holds {format_tokens(held)} tokens, less than max_model_len "
+            f"the pool holds one request of {format_tokens(held)} tokens at most, less than max_model_len "
             f"{format_tokens(config.max_model_len)}: vLLM would refuse to start; longer requests are "
             "rejected here"
         )

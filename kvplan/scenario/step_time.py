@@ -13,7 +13,7 @@ from kvplan.latency.parts import Explained, StepParts
 from kvplan.latency.step_sample import StepSample
 
 if TYPE_CHECKING:
-    from kvplan.latency.roofs import Roofs, StepRoofs
+    from kvplan.latency.roofs import Roof, Roofs, StepRoofs
 
 PARTS = {
     "weights": "linear_s", "decode_attention": "decode_s", "prefill_attention": "prefill_s",
@@ -22,8 +22,12 @@ PARTS = {
 }  # fmt: skip
 """Parts of a step as a result calls them, and as ``StepParts`` does."""
 
-BOUNDS = ("bandwidth", "compute", "links", "host")
-"""What a part can be bound by."""
+BOUNDS = ("bandwidth", "compute", "kernels", "links", "host")
+"""What a part can be bound by; ``kernels``: by how long small ones take whatever the peaks."""
+
+AT_PEAK = 3.0
+"""Times as long as at a peak that a kernel takes at most which that peak binds: those of
+``kvplan.latency.efficiency`` reach a third of theirs at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,16 @@ class StepTime:
             steps += 1
         if not whole:
             return None
+        stages = roofs.work.stage_hops + 1
         return {
             "busy_s": sample.busy_s,
             "instances": instances,
             "sampled_steps": steps,
             "parts": _shares(parts),
             "bound": _shares(bound),
-            "peak_compute": peak.compute_s / whole,
-            "peak_bandwidth": peak.memory_s / whole,
+            # The roofs are of all stages together, of which one works at a time.
+            "peak_compute": peak.compute_s / (whole * stages),
+            "peak_bandwidth": peak.memory_s / (whole * stages),
         }
 
 
@@ -98,12 +104,19 @@ def listen(clock: Clock, *, once: bool) -> StepTime:
     return StepTime(model, StepSample(model), clock.roofs)
 
 
+def _peak(roof: Roof) -> str:
+    return "compute" if roof.computes else "bandwidth"
+
+
 def _bound(step: StepParts, roof: StepRoofs) -> Iterator[tuple[str, float]]:
     """What binds each part, with the seconds it takes; drafts are taken to be bound as logits are."""
     for seconds, own in (
         (step.linear_s, roof.linear), (step.decode_s, roof.decode), (step.prefill_s, roof.prefill),
-        (step.state_s, roof.state), (step.head_s, roof.head), (step.drafting_s, roof.head),
+        (step.state_s, roof.state), (step.head_s, roof.head),
     ):  # fmt: skip
-        yield "compute" if own.computes else "bandwidth", seconds
+        bound = min(seconds, AT_PEAK * max(own.compute_s, own.memory_s))
+        yield _peak(own), bound
+        yield "kernels", seconds - bound
+    yield _peak(roof.head), step.drafting_s
     yield "links", step.collective_s
     yield "host", step.overhead_s + step.waiting_s

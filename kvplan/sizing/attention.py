@@ -199,7 +199,7 @@ def latent_format(attention: LatentAttention, keeping: Keeping) -> KvFormat:
 def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
     if not indexer.owned:
         return ()
-    entry = _index_entry(indexer, keeping)
+    entry = index_entry(indexer, keeping)
     if keeping.engine == "transformers":
         keys = Store("indexer keys", entry, split_heads=False)
         where = Packed(Fraction(3 * 8), "3 positions x 8")
@@ -218,7 +218,8 @@ def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
     return (keys, Store("open pool", raw, "remainder", indexer.pool, page_tokens=page, split_heads=False))
 
 
-def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
+def index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
+    """One key of an indexer, its scales included."""
     dim, heads = indexer.head_dim, indexer.key_heads
     many = f"{heads} x " if heads > 1 else ""
     if indexer.scaled and keeping.engine in ("vllm", "sglang"):
@@ -250,7 +251,7 @@ def _compressed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store
         )
         stores += _compressor_buffers(dim, attention, keeping)
     if attention.indexer is not None and attention.indexer.owned:
-        entry = _index_entry(attention.indexer, keeping)
+        entry = index_entry(attention.indexer, keeping)
         stores.append(Store("indexer keys", entry, tokens_per_entry=ratio, split_heads=False))
         if not attention.keys_from_entries:
             stores += _compressor_buffers(attention.indexer.head_dim, attention, keeping, "indexer ")
@@ -305,7 +306,7 @@ def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tupl
     stores.append(store("compressed latents", latent, 256, ratio))
     stores.append(_compressor_input(attention.head_dim, series, page, ratio, store))
     if attention.indexer is not None:
-        stores.append(store("indexer keys", _index_entry(attention.indexer, keeping), 256, ratio))
+        stores.append(store("indexer keys", index_entry(attention.indexer, keeping), 256, ratio))
         inputs = _compressor_input(attention.indexer.head_dim, series, page, ratio, store)
         stores.append(inputs)
     return tuple(stores)
@@ -314,7 +315,7 @@ def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tupl
 def _paired_keys(indexer: Indexer, keeping: Keeping) -> Packed:
     """Index keys of DeepSeek-V4.1: SGLang 0.5.23 keeps them in MXFP4 on every GPU, vLLM 0.33 in fp8."""
     if keeping.engine != "sglang":
-        return _index_entry(indexer, keeping)
+        return index_entry(indexer, keeping)
     dim = indexer.head_dim
     return Packed(Fraction(dim // 2 + -(-dim // 32)), f"{dim} / 2 + {-(-dim // 32)} scales")
 

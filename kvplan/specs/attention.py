@@ -19,6 +19,8 @@ class Indexer(Frozen):
     transformers in the model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere.
     ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
 
+    ``topk``: tokens attended, or entries of a cache that has one for several; None: not known.
+
     Engines merge the keys of ``pool`` neighbouring tokens into one and keep those of the open pool apart;
     transformers keeps every token's. ``gated`` pools weigh tokens by a gate as wide as a key. ``positions``
     marks the layer where transformers keeps the tokens' three rotary positions for all indexers; ``wide``

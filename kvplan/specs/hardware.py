@@ -17,6 +17,8 @@ class Interconnect(Frozen):
 
     nvlink_bytes_per_s: PositiveFloat | None = None
     """GPU to GPU fabric (NVLink, xGMI), one direction, all links of one GPU."""
+    fabric_gpus: Count | None = None
+    """GPUs that the fabric joins: a bridge's two cards, a rack's 72. None: all of a usual machine."""
     pcie_generation: Count | None = None
     pcie_bytes_per_s: PositiveFloat | None = None
 

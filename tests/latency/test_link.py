@@ -43,6 +43,29 @@ def test_a_small_tensor_is_summed_at_once_where_gpus_read_each_other():
         assert exchange_of(load_gpu("l40s"), latency_s=8e-6, efficiency=0.8, ranks=ranks).meshed is False
 
 
+def test_a_bridge_joins_no_more_cards_than_it_has_ends():
+    """Two A100 PCIe have NVLink between them, four a ring whose slowest links are PCIe."""
+    gpu = load_gpu("a100-80g-pcie")
+    pair, four = (exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks) for ranks in (2, 4))
+    nvlink, pcie = gpu.interconnect.nvlink_bytes_per_s * 0.8, gpu.interconnect.pcie_bytes_per_s * 0.8
+    assert pair.all_reduce(2) == pytest.approx((8e-6, 1 / nvlink))
+    assert len(pair.reduce_ways(2)) == 2
+    assert four.all_reduce(4) == pytest.approx((8e-6, 1.5 / pcie))
+    assert four.reduce_ways(4) == (four.all_reduce(4),)
+    assert four.gather(4) == pytest.approx((8e-6, 0.75 / pcie))
+    assert four.ring(2, 2)[1] == pytest.approx(0.5 / pcie)
+    # Groups of two within the four have their bridges, the hop between them does not.
+    assert four.all_reduce(2) == pair.all_reduce(2)
+    assert four.hops(2, 2)[1] == pytest.approx(1 / pcie)
+    assert four.slower(2.0).all_reduce(4)[1] == pytest.approx(2 * four.all_reduce(4)[1])
+    (said,) = four.assumptions({})
+    assert said.value == 2
+    assert "31.51 GB/s" in said.source
+    sxm = exchange_of(load_gpu("a100-80g"), latency_s=8e-6, efficiency=0.8, ranks=4)
+    assert sxm.bridge is None
+    assert not sxm.assumptions({})
+
+
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_graphed_reduces_of_engines_take_about_that(ranks):
     """8 KiB to 4 MiB on an H100, where two phases alone would take up to three times as long."""
@@ -99,6 +122,19 @@ def test_a_gpu_knows_its_links_and_nodes_are_joined_by_the_scenario():
     given_ = {"node_gpus": 4, "node_link": "ib-hdr"}
     assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=8, given=given_).between.name == "ib-hdr"
     assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given={"node_gpus": 72}).between is None
+
+
+def test_a_rack_is_one_node():
+    """GB200 NVL72: all of 16 GPUs read each other's memory, unless the scenario has smaller nodes."""
+    gpu = load_gpu("gb200")
+    rack = exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16)
+    assert rack.nodes(16) == (16, 1)
+    assert len(rack.reduce_ways(16)) == 2
+    assert [(item.name, item.value) for item in rack.assumptions({})] == [("latency.node_gpus", 72)]
+    four = {"node_gpus": 4}
+    tray = exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given=four)
+    assert tray.nodes(16) == (4, 4)
+    assert [item.name for item in tray.assumptions(four)] == ["latency.node_link"]
 
 
 @pytest.mark.parametrize("kind", ["roofline", "profile"])

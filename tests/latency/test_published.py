@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from kvplan.engine.protocols import StepBatch
+from kvplan.latency.attention_work import Attention
 from kvplan.latency.client import HIGH_S, LOW_S
 from kvplan.latency.fit.profile_file import read_profile
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.profile import profile_path
 from kvplan.latency.transfer import USABLE_PCIE
-from kvplan.latency.work import Attention
 from kvplan.specs.catalog import entries, load_gpu
 
 BANDWIDTH = 3.35e12

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.latency.attention_work import Attention
 from kvplan.latency.fit.measured_part import VerifyPart
 from kvplan.latency.fit.profile_file import ProfileFile, read_profile
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.verification import NAME, verification
-from kvplan.latency.work import Attention
 
 TIMED = VerifyPart(factors={"2": 1.1, "4": 1.21}, deviation=0.05)
 OTHER = VerifyPart(factors={"4": 1.3}, deviation=0.2)

@@ -39,6 +39,15 @@ def test_the_pool_is_what_the_fit_says(spread: dict[str, int]) -> None:
     assert int(fit.max_concurrency) == config.num_blocks // longest
 
 
+def test_the_longest_request_is_what_the_fit_says() -> None:
+    """Windows of half its layers take blocks too: not all that the pool has are one request's."""
+    deployment = run_of({**LINEAR, **CHAT, "model": "gpt-oss-120b", "gpu": "h100-sxm"}).deployment
+    assert deployment.fit is not None
+    longest = deployment.fit.longest_context()
+    (said,) = [warning for warning in deployment.warnings if "refuse to start" in warning]
+    assert f"one request of {longest:,} tokens" in said
+
+
 def test_two_gpus_hold_more_than_twice_as_much() -> None:
     """The weights are divided too, so what is left for the cache more than doubles."""
     one = config_of(run_of(LLAMA))
@@ -49,6 +58,17 @@ def test_two_gpus_hold_more_than_twice_as_much() -> None:
     shared = config_of(run_of({**LLAMA, "parallel.cp": 2}))
     assert shared.block_size == 2 * one.block_size
     assert 1.9 * one.num_blocks < 2 * shared.num_blocks <= 2 * one.num_blocks
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_stages_that_are_not_overlapped_are_warned_of(kind: str) -> None:
+    """An engine has a batch in every stage: with one at a time throughput is that of one stage."""
+    cut = run_of({**LLAMA, "engine.kind": kind, "parallel.pp": 4}).deployment.warnings
+    (said,) = [warning for warning in cut if "pipeline stages" in warning]
+    assert "up to 4 times" in said
+    for spread in ({}, {"parallel.tp": 4}):
+        whole = run_of({**LLAMA, "engine.kind": kind, **spread}).deployment.warnings
+        assert not any("pipeline" in warning for warning in whole)
 
 
 def test_decisions_do_not_depend_on_how_layers_are_cut() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.errors import Interrupted, KvplanError, UsageError
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError, UsageError
 from kvplan.reporting.schema.plan import Plan as Document
 from kvplan.scenario import outcomes
 from kvplan.scenario.axes import parse_axis
@@ -36,6 +36,7 @@ FLAGS = {
     "engine.max_model_len": "16k",
 }
 OBJECTIVES = ("slo.ttft_p99_s=0.6", "slo.tpot_p99_s=0.05")
+LOOSE = ("slo.ttft_p99_s=60",)
 SCENARIO = Scenario.model_validate(
     {"model": "llama-3.1-8b", "gpu": "h100-sxm", "workload": {"synthesize": "chat"}}
 )
@@ -156,6 +157,25 @@ def test_a_replica_of_too_many_gpus_is_left_out_with_its_reason() -> None:
     found = Document.model_validate(plan.document([]))
     assert [item.status for item in found.candidates][1] == "does not fit"
     assert "8 GPUs, more than the 4" in str(found.candidates[1].error)
+
+
+def test_an_engine_that_would_not_start_is_no_candidate() -> None:
+    """As ``kvplan simulate`` says of it: its pool has no room for one request of the longest that it takes."""
+
+    def tried(longest: int | str) -> Sequence[Candidate]:
+        real = {"cache.blocks": None, "model": "llama-3.1-8b", "engine.max_model_len": longest}
+        plan = planned("gpu=rtx-4090,h100-sxm", flags={**real, "workload.rate": 2}, objectives=LOOSE)
+        plan.execute()
+        return plan.candidates
+
+    refused, fits = tried("128k")
+    assert fits.passed is not None
+    assert refused.passed is None
+    assert refused.error is not None
+    assert refused.error["exit_code"] == AnswerIsNo.exit_code
+    assert "no room for one request of 131,072 tokens" in refused.error["message"]
+    longest = int(refused.error["hint"].split("max_model_len=")[1].split(",")[0])
+    assert tried(longest)[0].passed is not None
 
 
 def test_a_candidate_that_is_wrong_does_not_end_the_others() -> None:

@@ -57,6 +57,24 @@ def test_shares_add_up_and_nobody_is_busy_for_longer_than_the_run(more: dict[str
     assert 1 <= time["sampled_steps"] <= 512
 
 
+def test_bandwidth_that_is_hardly_used_binds_nothing() -> None:
+    """One stream of DeepSeek-R1 on eight GPUs: 61 layers of small kernels, an eighth of the bandwidth."""
+    lone = {**FIXED, "workload.requests": 2, "workload.max_in_flight": 1, "workload.output_tokens": 200}
+    small = step_time({**lone, "model": "deepseek-r1", "gpu": "h200-sxm", "parallel.tp": 8})
+    assert small["peak_bandwidth"] < 0.15
+    assert small["bound"]["kernels"] > 0.4
+    assert small["bound"]["bandwidth"] < 3 * small["peak_bandwidth"] + 0.01
+    large = step_time({**lone, **LLAMA})
+    assert large["bound"]["bandwidth"] > 0.75
+    assert large["bound"]["kernels"] < 0.1
+
+
+def test_stages_that_wait_for_one_another_use_that_much_less_of_their_peaks() -> None:
+    whole, cut = (step_time({**LLAMA, **FIXED, "parallel.pp": pp}) for pp in (1, 4))
+    for name in ("peak_compute", "peak_bandwidth"):
+        assert 4 * cut[name] == pytest.approx(whole[name], rel=0.1)
+
+
 @pytest.mark.parametrize("preemption", ["recompute", "swap", "auto"])
 def test_what_is_only_asked_for_is_no_busy_time(preemption: str) -> None:
     """Preempted requests ask what computing them again would take; nobody computes it then."""

@@ -45,6 +45,9 @@ def test_a_gpu_is_within_what_hardware_can_be(entry: object) -> None:
         # Blackwell Ultra has half as much again, and GeForce cards accumulate fp8 in fp32 at half the rate.
         ultra, geforce = gpu.compute_capability == "10.3", any("GeForce" in alias for alias in gpu.aliases)
         assert peaks["fp4"] / peaks["fp8"] == pytest.approx(3 if ultra else 4 if geforce else 2, rel=0.02)
+    joined, note = gpu.interconnect.fabric_gpus, gpu.source.note or ""
+    assert (joined in (2, 4)) == ("bridge" in note or gpu.name == "h100-nvl")
+    assert (joined == 72) == ("NVL72" in note)
     if gpu.interconnect.nvlink_bytes_per_s is not None:
         assert 50e9 <= gpu.interconnect.nvlink_bytes_per_s <= 1800e9
     assert gpu.source.url.startswith("https://")

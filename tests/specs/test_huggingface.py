@@ -518,6 +518,14 @@ def test_shapes_as_real_files_write_them(name: str) -> None:
         assert spec.layers()[0].mlp.kind == "moe"
 
 
+def test_blocks_that_are_chosen_are_so_many_tokens() -> None:
+    config, _ = WILD["minimax-m3"]
+    chosen = {**config["sparse_attention_config"], "sparse_topk_blocks": 16, "sparse_block_size": 128}
+    for given, topk in ((config, None), ({**config, "sparse_attention_config": chosen}, 2048)):
+        attentions = [block.attention for block in build(given).layers()]
+        assert [item.indexer and item.indexer.topk for item in attentions] == [None] * 2 + [topk] * 6
+
+
 def test_an_unknown_architecture_is_refused_by_name_with_what_was_not_understood() -> None:
     config = {
         **without(BASE, "num_key_value_heads"),

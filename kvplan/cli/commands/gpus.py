@@ -143,7 +143,12 @@ def _facts(spec: "GpuSpec") -> list[tuple[str, str]]:
         ("L2 cache", format_bytes(spec.l2_bytes) if spec.l2_bytes else None),
         (
             "GPU fabric, one way",
-            f"{link.nvlink_bytes_per_s / 1e9:,.0f} GB/s" if link.nvlink_bytes_per_s else "none",
+            (
+                f"{link.nvlink_bytes_per_s / 1e9:,.0f} GB/s"
+                + (f", between {link.fabric_gpus} GPUs" if link.fabric_gpus else "")
+            )
+            if link.nvlink_bytes_per_s
+            else "none",
         ),
         ("PCIe", f"gen {link.pcie_generation}" if link.pcie_generation else None),
         ("power", f"{spec.tdp_w:.0f} W" if spec.tdp_w else None),

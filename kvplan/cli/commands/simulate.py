@@ -118,15 +118,11 @@ def _refuse(result: "Result") -> None:
     What was simulated is an engine without that check: its figures answer another question.
     """
     bill = result.memory
-    if bill is None or bill.starts:
+    if bill is None or bill.starts or bill.max_concurrency_context is None:
         return
-    raise AnswerIsNo(
-        f"the engine would not start: its KV pool has no room for one request of "
-        f"{bill.max_concurrency_context:,} tokens",
-        hint=f"add --set engine.max_model_len={bill.longest_request}, the longest that fits"
-        if bill.longest_request
-        else "see what would fit: kvplan fit",
-    )
+    from kvplan.scenario.hardware import refuse_start
+
+    raise refuse_start(bill.max_concurrency_context, bill.longest_request)
 
 
 def _print_scenario(document: dict[str, Any], text: str, format: OutputFormat) -> None:

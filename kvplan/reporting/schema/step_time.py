@@ -30,10 +30,14 @@ class StepTimeParts(Part):
 
 
 class StepTimeBound(Part):
-    """Shares of busy time by what a faster one of which would shorten; they add up to 1."""
+    """Shares of busy time by what a faster one of which would shorten; they add up to 1.
+
+    ``kernels``: those too small to use much of either peak, which more requests at a time would fill.
+    """
 
     bandwidth: Share
     compute: Share
+    kernels: Share
     links: Share
     host: Share
 
@@ -43,7 +47,8 @@ class StepTime(Part):
 
     ``busy_s`` is the length of all steps, of all ``instances`` together; the shares come from
     ``sampled_steps`` of them. ``peak_compute`` and ``peak_bandwidth``: the datasheet's seconds for the work
-    that was asked for, at the peak of its number formats and at the memory's bandwidth, over those taken.
+    that was asked for, at the peak of its number formats and at the memory's bandwidth, over those taken,
+    of every GPU of a replica on average.
     """
 
     busy_s: Seconds

@@ -35,6 +35,12 @@ def _owns_indexer(config: Config, layer: int, layers: int) -> bool:
     return True
 
 
+def _chosen_blocks(source: Config) -> int | None:
+    """Tokens of the blocks that are attended (MiniMax-M3); None where the file does not say."""
+    blocks, size = source.optional("sparse_topk_blocks"), source.optional("sparse_block_size")
+    return None if blocks is None or size is None else blocks * size
+
+
 def sparse_regions(config: Config) -> Config | None:
     """Step 5's section: one key for every region of tokens, and the values and gates of an open region."""
     nested = config.sub("sparse_config")
@@ -73,7 +79,7 @@ def sparse_indexer(config: Config, *, first: bool) -> Indexer | None:
                 heads=source.count(heads),
                 head_dim=source.count(dim),
                 key_heads=source.integer(keys, 1),
-                topk=source.optional("index_topk"),
+                topk=source.optional("index_topk") or _chosen_blocks(source),
                 scaled=False,
                 pool=source.integer("indexer_compress_ratio", 1),
                 positions=first and config.model_type.startswith("qwen4"),
