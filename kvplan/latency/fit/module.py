@@ -38,13 +38,13 @@ MOST_LEFT_OUT = 0.1
 """Share of a family's shapes from which more below it mean that its matrices are not what was fitted."""
 
 
-def matrices_of(parts: Sequence[KernelPart], spec: GpuSpec) -> KernelSet:
-    """Fitted multiplications of a GPU, for taking modules apart."""
+def matrices_of(parts: Sequence[KernelPart], spec: GpuSpec, engine: str | None = None) -> KernelSet:
+    """Fitted multiplications of a GPU, for taking modules apart: those of ``engine`` where there are any."""
     origin = ProvenancePart(source="", license="", inputs=[], command="")
     profile = ProfileFile(
         schema="kvplan.profile/1", name=spec.name, gpu=spec.name, provenance=origin, kernels=list(parts)
     )
-    return KernelSet(profile, spec.name)
+    return KernelSet(profile, spec.name, engine=engine)
 
 
 def taken_apart(family: Family, matrices: KernelSet) -> Family:
