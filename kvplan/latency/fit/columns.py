@@ -10,6 +10,7 @@ import numpy as np
 from kvplan.errors import DataError
 from kvplan.latency.attention_shapes import ABSORBED_DIM, EXPANDED_DIM
 from kvplan.latency.fit.distributions import BALANCED, dealt, known
+from kvplan.latency.fit.paired_rows import PHASES
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.routing import Routing, sends_to_experts
 from kvplan.latency.table_formats import ELEMENT_BYTES, canonical, multiplication
@@ -41,8 +42,6 @@ _OF_OP = {
 """What else tells kernels of one op apart."""
 LARGEST = 1e15
 """No size of a shape is larger; sums of squares of such are still numbers."""
-PHASES = ("dispatch", "combine")
-"""To the experts and back."""
 _COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
 LATENT_HEADS = 128.0

@@ -15,6 +15,7 @@ import numpy as np
 
 from kvplan.errors import DataError, EnvironmentLacks
 from kvplan.latency.fit.columns import TEXTS
+from kvplan.latency.fit.paired_rows import one_direction_a_row
 from kvplan.traces.columns import delimiter_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     if frame.columns.has_duplicates:
         twice = ", ".join(sorted(set(frame.columns[frame.columns.duplicated()])))
         raise DataError(f"several columns are called {twice}", where=str(path), hint="keep one of them")
+    frame = one_direction_a_row(frame)
     timed = [name for name in _UNITS if name in frame]
     missing = [name for name in ("op_name", "device") if name not in frame] + ([] if timed else ["latency"])
     if missing:
