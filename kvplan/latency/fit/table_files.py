@@ -131,9 +131,9 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         )  # fmt: skip
     numbers = pd.to_numeric(frame[timed[0]], errors="coerce")
     unit = np.full(len(frame), _UNITS[timed[0]])
-    if timed[0] == "latency" and "transmit_us" in frame:
-        # Rows of dispatch have microseconds: their latency is the sum of columns that say so.
-        unit[frame["transmit_us"].notna().to_numpy(dtype=bool)] = _UNITS["latency_us"]
+    if timed[0] == "latency":
+        # Rows of dispatch have microseconds: their latency is the sum of columns that may say so, too.
+        unit[(frame["op_name"] == "moe_a2a").to_numpy(dtype=bool)] = _UNITS["latency_us"]
     return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * unit)
 
 

@@ -98,14 +98,26 @@ def test_what_is_no_shape_is_refused(tmp_path: Path, changed: dict[str, Any]) ->
         read(tmp_path, table(**changed))
 
 
+def test_dispatch_is_timed_in_microseconds_whether_parts_of_it_say_so_or_not(tmp_path: Path) -> None:
+    (first, *_) = read(tmp_path, table()).families
+    (same, *_) = read(tmp_path, table().drop(columns="transmit_us")).families
+    assert same.seconds == pytest.approx(first.seconds)
+    with pytest.raises(DataError, match="no GPU ends a kernel"):
+        read(
+            tmp_path, table().assign(latency=lambda frame: frame["latency"] / 1e3).drop(columns="transmit_us")
+        )
+
+
 @pytest.mark.parametrize("times", [("_transmit_us", "_notify_us"), ("_avg_t_us",)])
 def test_tables_of_both_directions_side_by_side(tmp_path, times):
     """First tables of DeepEP: sums of a direction's columns, in microseconds, on nodes of eight GPUs."""
     rows = [
-        {"framework": "sglang", "version": "0.5", "device": "NVIDIA H200", "op_name": "normal" if len(times) > 1 else "ll",
+        {"framework": "sglang", "version": "0.5", "device": "NVIDIA H200",
+         "op_name": "normal" if len(times) > 1 else "ll",
          "node_num": nodes, "kernel_source": "deepep", "hidden_size": 7168, "num_token": tokens,
          "num_topk": 8, "num_experts": 256, "dispatch_sms": 20,
-         **{f"{phase}{name}": each * tokens for phase, each in (("dispatch", 3.0), ("combine", 5.0)) for name in times}}
+         **{f"{phase}{name}": each * tokens
+            for phase, each in (("dispatch", 3.0), ("combine", 5.0)) for name in times}}
         for nodes in (1, 2) for tokens in (16, 64, 256)
     ]  # fmt: skip
     path = tmp_path / "wideep_deepep_perf.txt"
