@@ -220,12 +220,19 @@ def _mla_prefill(rows: pd.DataFrame) -> dict[str, Array]:
 
 
 def _module_prefill(rows: pd.DataFrame) -> dict[str, Array]:
-    """Backends called after MLA read latents as all heads' one K and V; others expand them to heads."""
+    """vLLM's backends called after MLA read latents as all heads' one K and V; others expand them to heads.
+
+    Other engines expand the latents of a prompt whatever their kernels are called.
+    """
     expanded = _mla_prefill(rows)
     names = rows.get("kernel_source")
     if names is None:
         return expanded
     absorbed = names.map(_text).str.upper().str.contains("MLA").to_numpy(dtype=bool)
+    if "framework" in rows:
+        absorbed = absorbed & rows["framework"].map(_text).str.lower().isin(("vllm", UNNAMED)).to_numpy(
+            dtype=bool
+        )
     return expanded | {
         "kv_heads": np.where(absorbed, 1.0, expanded["kv_heads"]),
         "head_dim": np.where(absorbed, ABSORBED_DIM, expanded["head_dim"]),

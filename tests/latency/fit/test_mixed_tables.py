@@ -175,3 +175,14 @@ def test_two_names_of_one_gpu_are_one(tmp_path):
     sums("b200-sxm").assign(kernel_source="y").to_csv(tmp_path / "b.csv", index=False)
     profile, _ = calibrate([str(tmp_path)])
     assert len(profile.kernels) == 2
+
+
+@pytest.mark.parametrize(("engine", "dim"), [("VLLM", 544.0), ("SGLang", 160.0), ("TRTLLM", 160.0)])
+def test_only_vllms_backends_of_latents_read_a_prompts_as_they_are(tmp_path, engine, dim):
+    frame = latent(
+        op_name="mla_context_module", framework=engine, isl=512, step=0, gemm_type="bfloat16",
+        model="deepseek-ai/DeepSeek-V3",
+    )  # fmt: skip
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (family,) = read_measurements([tmp_path / "t.csv"]).families
+    assert set(family.shapes["head_dim"]) == {dim}
