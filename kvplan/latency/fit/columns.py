@@ -42,14 +42,14 @@ _OF_OP = {
 """What else tells kernels of one op apart."""
 LARGEST = 1e15
 """No size of a shape is larger; sums of squares of such are still numbers."""
-_COMPUTE = ("attn_dtype", "mla_dtype")
+COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
 LATENT_HEADS = 128.0
 """Query heads of DeepSeek's V2 and V3, which alone first tables of attention over latents are of."""
 TEXTS = (
     "op_name", "device", "framework", "version", "kernel_source", "kv_cache_dtype", "gemm_dtype",
     "moe_dtype", "nccl_dtype", "allreduce_dtype", "distribution", "gemm_type", "model",
-    "comm_backend", "phase", "comm_dtype", *_COMPUTE,
+    "comm_backend", "phase", "comm_dtype", *COMPUTE,
 )  # fmt: skip
 UNNAMED, WIDE = "unknown", "16 bits"
 """Labels of rows that say nothing, and of attention that computes in 16 bits, which is not named."""
@@ -64,7 +64,7 @@ def labels_of(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
     for name in (*_NAMED_BY, *_OF_OP.get(op, ())):
         if name in rows and rows[name].notna().any():
             found[name] = rows[name].map(_text)
-    for name in _COMPUTE:
+    for name in COMPUTE:
         if name in rows:
             texts = rows[name].map(_text)
             wide = texts.map(canonical).isin(("bfloat16", UNNAMED))
@@ -86,10 +86,10 @@ def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
     if op not in ("gemm", "moe", "moe_a2a"):
         name = _message_dtype(rows) if op in COLLECTIVES else "kv_cache_dtype"
         # Attention whose arithmetic has a format of weights (fp8_block) was timed with its layer's matrices.
-        for column in (name, *_COMPUTE):
+        for column in (name, *COMPUTE):
             if column in rows and rows[column].notna().any():
                 odd = rows[column].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
-                found[column] = odd & rows[column].notna() if column in _COMPUTE else odd
+                found[column] = odd & rows[column].notna() if column in COMPUTE else odd
     if op in MODULES:
         found["model"] = rows["model"].isna()
     if op == "moe_a2a":

@@ -17,6 +17,7 @@ import numpy as np
 
 from kvplan.errors import DataError
 from kvplan.latency.fit.columns import (
+    COMPUTE,
     NEEDED,
     WIDE,
     labels_of,
@@ -205,7 +206,8 @@ def _known(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.Data
         known &= ~strange
         for value, rows in part[strange].groupby(name, dropna=False):
             notes.append(
-                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none kvplan knows"
+                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none "
+                + ("that attention alone computes in" if name in COMPUTE else "kvplan knows")
             )
     return part[known]
 

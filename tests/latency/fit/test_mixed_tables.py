@@ -108,7 +108,7 @@ def test_attention_timed_with_its_layers_matrices_is_no_bare_kernel(tmp_path):
     pd.concat([latent(), latent(mla_dtype="fp8_block", latency=0.2)]).to_csv(tmp_path / "t.csv", index=False)
     (family,) = (read := read_measurements([tmp_path / "t.csv"])).families
     assert family.seconds.max() == pytest.approx(2e-5)
-    assert any("mla_dtype fp8_block" in note for note in read.notes)
+    assert any("mla_dtype fp8_block is none that attention alone" in note for note in read.notes)
 
 
 def test_a_kernel_may_stand_behind_the_format():
