@@ -1,4 +1,4 @@
-"""Which of several measured kernels a step runs: the newest version of each, the fastest of sources."""
+"""Which of several measured kernels a step runs: its engine's own, the newest, the fastest source."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
 from kvplan.latency.attention_work import Attention
+from kvplan.latency.table_formats import canonical
 
 if TYPE_CHECKING:
     from kvplan.latency.fit.kernel import FittedKernel
@@ -34,6 +35,30 @@ def newest(parts: Sequence[KernelPart]) -> list[int]:
         if key not in best or version_key(version) > _version(parts[best[key]]):
             best[key] = index
     return sorted(best.values())
+
+
+def of_engine(parts: Sequence[KernelPart], indices: Sequence[int], engine: str | None) -> list[int]:
+    """The indices without what another engine measured, where ``engine`` has a kernel for the same.
+
+    The same is an op in the same formats with heads of one size, whatever the kernel is called. None: all.
+    """
+    own = {
+        _purpose(parts[index]) for index in indices
+        if engine is not None and _engine(parts[index]) == engine.lower()
+    }  # fmt: skip
+    return [
+        index for index in indices
+        if _purpose(parts[index]) not in own or engine is None or _engine(parts[index]) == engine.lower()
+    ]  # fmt: skip
+
+
+def _engine(part: KernelPart) -> str:
+    return part.measured_with.rpartition(" ")[0].lower()
+
+
+def _purpose(part: KernelPart) -> tuple[object, ...]:
+    named = ((label, canonical(text)) for label, text in part.labels.items() if label != "kernel_source")
+    return (part.op, *sorted(named))
 
 
 def _version(part: KernelPart) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.attention_shapes import check_supported
 from kvplan.latency.attention_work import Attention
-from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
+from kvplan.latency.kernel_choice import fastest, fastest_sum, newest, of_engine
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.module_kernels import DECODE, PREFILL, cache_dtype, decoding, prefilling
 from kvplan.latency.table_formats import canonical, runs
@@ -37,14 +37,17 @@ _INSTEAD = "use {model: roofline}, whose bands are wider, or calibrate a profile
 class KernelSet:
     """Fitted kernels by op and labels.
 
+    ``engine``: whose kernels go before those of other engines; None: all are alike.
     ``ragged``: times of batches of log-normal lengths relative to equal ones, where measured, sorted.
     """
 
-    def __init__(self, profile: ProfileFile, where: str, block_size: int = 64) -> None:
+    def __init__(
+        self, profile: ProfileFile, where: str, block_size: int = 64, engine: str | None = None
+    ) -> None:
         from kvplan.latency.fit.profile_file import restore_kernel
 
         self.name = profile.name
-        used = newest(profile.kernels)
+        used = of_engine(profile.kernels, newest(profile.kernels), engine)
         self._kernels: list[tuple[str, dict[str, str], FittedKernel]] = [
             (part.op, part.labels, restore_kernel(part, f"{where}: kernels.{index}"))
             for index, part in ((index, profile.kernels[index]) for index in used)

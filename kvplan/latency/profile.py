@@ -250,7 +250,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             where="latency.name",
             hint=f"use a profile of {target.gpu.name}, or {{model: roofline}}",
         )
-    kernels = KernelSet(profile, str(path), target.block_size)
+    kernels = KernelSet(profile, str(path), target.block_size, target.engine)
     skew, way = routing_options(parameters)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,

@@ -58,7 +58,7 @@ def canonical(name: str) -> str:
 def multiplication(name: str) -> Multiplication | None:
     """The format that a table calls ``name``; variants of fp8 are fp8. None where nobody knows it."""
     plain = canonical(name)
-    found = MULTIPLICATIONS.get(plain)
+    found = _named(plain)
     if found is None and plain.startswith("fp8"):
         found = Multiplication(1.0, 1.0, "fp8")
     return found
@@ -66,5 +66,17 @@ def multiplication(name: str) -> Multiplication | None:
 
 def runs(name: str, weight_format: str) -> bool:
     """Whether models with weights in ``weight_format`` run what a table calls ``name``."""
-    found = MULTIPLICATIONS.get(canonical(name))
+    found = _named(canonical(name))
     return found is not None and weight_format in found.formats
+
+
+def _named(plain: str) -> Multiplication | None:
+    """A format, or the longest whose name begins this one: ``w4a16_mxfp4_cutlass`` says a kernel behind it.
+
+    Not fp8, behind which names say how it is scaled.
+    """
+    found = MULTIPLICATIONS.get(plain)
+    if found is None and not plain.startswith("fp8"):
+        known = [name for name in MULTIPLICATIONS if plain.startswith(f"{name}_")]
+        found = MULTIPLICATIONS[max(known, key=len)] if known else None
+    return found

@@ -42,7 +42,7 @@ def prefill(new: int) -> StepBatch:
 
 @pytest.mark.parametrize("way", ["all_gather", "deepep_high_throughput", "deepep_low_latency"])
 def test_the_profile_pays_the_measured_exchange_instead_of_its_measured_sums(way: str) -> None:
-    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm")
+    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm", engine="vllm")
     summed, sent = clock("profile"), clock("profile", expert_exchange=way)
     ours: Any = clock(expert_exchange=way).model
     tokens = np.array([4096.0])
@@ -63,7 +63,7 @@ def test_the_profile_pays_the_measured_exchange_instead_of_its_measured_sums(way
 
 
 def test_beyond_a_node_no_measured_exchange_holds() -> None:
-    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm")
+    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm", engine="vllm")
     model = load_model("qwen3-235b-a22b")
     tokens = np.array([512.0])
     for ranks in (8, 16):

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kvplan.errors import SpecError
@@ -114,3 +115,32 @@ def test_a_cache_of_four_bits_runs_the_kernel_timed_with_one(
     assert clock.model.tables.decode.at(8, 2048) > 0
     with pytest.raises(SpecError, match="nvfp4 attention with heads of 128"):
         clock_of("profile", gpu="a100-80g", kv="nvfp4")
+
+
+def test_an_engine_runs_its_own_kernels_where_its_tables_have_them(document: dict[str, Any]) -> None:
+    """Tables of several engines in one folder: another's faster kernel is not what this one launches."""
+    own = part_of(document, "gemm")
+    engine = own["measured_with"].partition(" ")[0].lower()
+    faster = copied(own, labels={"kernel_source": "another", "gemm_dtype": "float16"})
+    narrow = copied(own, labels={"kernel_source": "another", "gemm_dtype": "nvfp4"})
+    document["kernels"] += [
+        faster | {"measured_with": "TRTLLM 1.3.0rc20"}, narrow | {"measured_with": "TRTLLM 1.3.0rc20"},
+    ]  # fmt: skip
+    profile = ProfileFile.model_validate(document)
+    form = weight_format("bf16")
+    assert len(KernelSet(profile, "p.json", engine=engine).gemms(form)) == 1
+    assert len(KernelSet(profile, "p.json", engine="trtllm").gemms(form)) == 1
+    assert len(KernelSet(profile, "p.json", engine="sglang").gemms(form)) == 2
+    assert len(KernelSet(profile, "p.json").gemms(form)) == 2
+    assert len(KernelSet(profile, "p.json", engine=engine).gemms(weight_format("nvfp4"))) == 1
+
+
+def test_ranks_sum_with_their_engines_kernel() -> None:
+    profile = read_profile(profile_path("h100-sxm"))
+    shapes = {"ranks": np.array([2.0]), "bytes": np.array([16384.0])}
+    seconds = {}
+    for engine in ("vllm", "sglang"):
+        kernel = KernelSet(profile, "h100-sxm", engine=engine).all_reduce()
+        assert kernel is not None
+        seconds[engine] = float(kernel.seconds(shapes)[0])
+    assert seconds["sglang"] < 0.8 * seconds["vllm"]

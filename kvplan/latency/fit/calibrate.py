@@ -12,7 +12,7 @@ from kvplan.latency.fit.families import fit_families
 from kvplan.latency.fit.kernel_measurements import is_kernel_measurements
 from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
-from kvplan.latency.fit.origin import provenance, spec_of
+from kvplan.latency.fit.origin import of_one_gpu, provenance
 from kvplan.latency.fit.possible import believable
 from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
 from kvplan.latency.fit.tables import read_measurements
@@ -54,17 +54,12 @@ def calibrate(
         )  # fmt: skip
         return own, []
     measured = read_measurements(places)
-    devices = sorted({family.device for family in measured.families})
-    if len(devices) > 1:
-        raise DataError(
-            f"measurements of several GPUs: {', '.join(devices)}", hint="calibrate one GPU at a time"
-        )
-    spec = spec_of(devices[0], gpu)
+    spec, families, others = of_one_gpu(measured.families, gpu)
     hardware = hardware_of(spec)
     families, doubts = believable(
-        measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes, dict(spec.peak_flops)
+        families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes, dict(spec.peak_flops)
     )
-    notes = [*measured.notes, *doubts]
+    notes = [*measured.notes, *others, *doubts]
     parts: list[KernelPart] = []
     scores: list[Score] = []
     for fitted in fit_families(families, spec, points, lambda why: notes.append(f"left out: {why}")):

@@ -9,6 +9,7 @@ from kvplan.latency.fit.dispatch import Dispatch
 from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
+from kvplan.latency.fit.possible import computes_in
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.structure import Hardware, Structure
 from kvplan.latency.fit.tables import Family
@@ -47,21 +48,14 @@ def hardware_of(gpu: GpuSpec, compute: str = "bf16") -> Hardware:
 def structures_for(family: Family, gpu: GpuSpec) -> tuple[Structure, ...]:
     """What may describe a family: ways in which kernels of its op are launched, the usual one first."""
     if family.op in ("generation_attention", "mla_generation", "mla_generation_module"):
-        hardware = hardware_of(gpu, _attention_peak(family))
+        hardware = hardware_of(gpu, computes_in(family, dict(gpu.peak_flops)))
         return (DecodeAttention(hardware), FixedSplits(hardware))
     return (_only_structure(family, gpu),)
 
 
-def _attention_peak(family: Family) -> str:
-    """The peak of what attention computes in; a label says so where that is not 16 bits."""
-    name = family.labels.get("attn_dtype") or family.labels.get("mla_dtype") or "bfloat16"
-    form = multiplication(name)
-    return form.peak if form is not None else "bf16"
-
-
 def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
     if family.op in ("context_attention", "mla_context", "mla_context_module"):
-        return PrefillAttention(hardware_of(gpu, _attention_peak(family)))
+        return PrefillAttention(hardware_of(gpu, computes_in(family, dict(gpu.peak_flops))))
     if family.op == "gemm":
         form = multiplication(family.labels["gemm_dtype"])
         assert form is not None  # families of unknown formats are not made

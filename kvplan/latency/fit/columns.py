@@ -10,6 +10,7 @@ import numpy as np
 from kvplan.errors import DataError
 from kvplan.latency.attention_shapes import ABSORBED_DIM, EXPANDED_DIM
 from kvplan.latency.fit.distributions import BALANCED, dealt, known
+from kvplan.latency.fit.paired_rows import PHASES
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.routing import Routing, sends_to_experts
 from kvplan.latency.table_formats import ELEMENT_BYTES, canonical, multiplication
@@ -21,8 +22,8 @@ NEEDED = {
     "generation_attention": ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim"),
     "context_attention": ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),
     "gemm": ("m", "n", "k", "gemm_dtype"),
-    "mla_generation": ("batch_size", "isl", "step", "num_heads"),
-    "mla_context": ("batch_size", "isl", "num_heads"),
+    "mla_generation": ("batch_size", "isl", "step"),
+    "mla_context": ("batch_size", "isl"),
     "mla_generation_module": ("batch_size", "isl", "step", "num_heads", "gemm_type", "model"),
     "mla_context_module": ("batch_size", "isl", "num_heads", "gemm_type", "model"),
     "all_reduce": ("num_gpus", "message_size"),
@@ -41,14 +42,14 @@ _OF_OP = {
 """What else tells kernels of one op apart."""
 LARGEST = 1e15
 """No size of a shape is larger; sums of squares of such are still numbers."""
-PHASES = ("dispatch", "combine")
-"""To the experts and back."""
-_COMPUTE = ("attn_dtype", "mla_dtype")
+COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
+LATENT_HEADS = 128.0
+"""Query heads of DeepSeek's V2 and V3, which alone first tables of attention over latents are of."""
 TEXTS = (
     "op_name", "device", "framework", "version", "kernel_source", "kv_cache_dtype", "gemm_dtype",
     "moe_dtype", "nccl_dtype", "allreduce_dtype", "distribution", "gemm_type", "model",
-    "comm_backend", "phase", "comm_dtype", *_COMPUTE,
+    "comm_backend", "phase", "comm_dtype", *COMPUTE,
 )  # fmt: skip
 UNNAMED, WIDE = "unknown", "16 bits"
 """Labels of rows that say nothing, and of attention that computes in 16 bits, which is not named."""
@@ -63,7 +64,7 @@ def labels_of(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
     for name in (*_NAMED_BY, *_OF_OP.get(op, ())):
         if name in rows and rows[name].notna().any():
             found[name] = rows[name].map(_text)
-    for name in _COMPUTE:
+    for name in COMPUTE:
         if name in rows:
             texts = rows[name].map(_text)
             wide = texts.map(canonical).isin(("bfloat16", UNNAMED))
@@ -84,8 +85,11 @@ def unknown_values(op: str, rows: pd.DataFrame) -> dict[str, pd.Series]:
         found[matrix] = rows[matrix].map(lambda text: multiplication(_text(text)) is None)
     if op not in ("gemm", "moe", "moe_a2a"):
         name = _message_dtype(rows) if op in COLLECTIVES else "kv_cache_dtype"
-        if name in rows and rows[name].notna().any():
-            found[name] = rows[name].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
+        # Attention whose arithmetic has a format of weights (fp8_block) was timed with its layer's matrices.
+        for column in (name, *COMPUTE):
+            if column in rows and rows[column].notna().any():
+                odd = rows[column].map(lambda value: canonical(_text(value)) not in ELEMENT_BYTES)
+                found[column] = odd & rows[column].notna() if column in COMPUTE else odd
     if op in MODULES:
         found["model"] = rows["model"].isna()
     if op == "moe_a2a":
@@ -126,7 +130,8 @@ def _column(rows: pd.DataFrame, name: str, *, least: float = 1.0, default: float
     import pandas as pd
 
     if name not in rows:
-        assert default is not None
+        if default is None:
+            raise DataError(f"the column {name!r} is missing")
         return np.full(len(rows), default)
     values = pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=np.float64)
     if default is not None:
@@ -180,13 +185,20 @@ def _prefill(rows: pd.DataFrame) -> dict[str, Array]:
     return _chunks(rows) | {"window": _windows(rows)} | _heads(rows)
 
 
+def _latent_heads(rows: pd.DataFrame) -> Array:
+    """Query heads of the timed rank; tables that only say how many ranks share them are of one model."""
+    if "num_heads" in rows or "tp_size" not in rows:
+        return _column(rows, "num_heads")
+    return np.asarray(LATENT_HEADS / _column(rows, "tp_size"))
+
+
 def _mla_decode(rows: pd.DataFrame) -> dict[str, Array]:
     ones = np.ones(len(rows))
     return {
         "batch": _column(rows, "batch_size"),
         "ctx": _context(rows),
         "window": 0.0 * ones,
-        "q_heads": _column(rows, "num_heads"),
+        "q_heads": _latent_heads(rows),
         "kv_heads": ones,
         # K and V are one latent of 512 + 64 elements: 2 * D * e counts it once with D = 288.
         "head_dim": 288.0 * ones,
@@ -196,7 +208,7 @@ def _mla_decode(rows: pd.DataFrame) -> dict[str, Array]:
 
 def _mla_prefill(rows: pd.DataFrame) -> dict[str, Array]:
     ones = np.ones(len(rows))
-    heads = _column(rows, "num_heads")
+    heads = _latent_heads(rows)
     return _chunks(rows) | {
         "window": 0.0 * ones,
         "q_heads": heads,
@@ -208,12 +220,19 @@ def _mla_prefill(rows: pd.DataFrame) -> dict[str, Array]:
 
 
 def _module_prefill(rows: pd.DataFrame) -> dict[str, Array]:
-    """Backends called after MLA read latents as all heads' one K and V; others expand them to heads."""
+    """vLLM's backends called after MLA read latents as all heads' one K and V; others expand them to heads.
+
+    Other engines expand the latents of a prompt whatever their kernels are called.
+    """
     expanded = _mla_prefill(rows)
     names = rows.get("kernel_source")
     if names is None:
         return expanded
     absorbed = names.map(_text).str.upper().str.contains("MLA").to_numpy(dtype=bool)
+    if "framework" in rows:
+        absorbed = absorbed & rows["framework"].map(_text).str.lower().isin(("vllm", UNNAMED)).to_numpy(
+            dtype=bool
+        )
     return expanded | {
         "kv_heads": np.where(absorbed, 1.0, expanded["kv_heads"]),
         "head_dim": np.where(absorbed, ABSORBED_DIM, expanded["head_dim"]),

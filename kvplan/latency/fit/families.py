@@ -47,7 +47,8 @@ def fit_families(
                     raise DataError(
                         "no table has multiplications", hint="give those of the same GPU (op_name gemm), too"
                     )
-                family = taken_apart(family, matrices_of(matrices, spec))
+                engine = family.version.rpartition(" ")[0]
+                family = taken_apart(family, matrices_of(matrices, spec, engine))
             structures = structures_for(family, spec)
         except (DataError, SpecError) as exc:
             left_out(f"{family.title}: {exc.message}; {exc.hint}")

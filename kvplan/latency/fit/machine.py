@@ -9,9 +9,9 @@ import numpy as np
 from kvplan.errors import DataError
 from kvplan.latency.fit.kernel_measurements import Ceiling, KernelMeasurements, Point
 from kvplan.latency.fit.measured_part import Ceilings, HostCopy, Writer
+from kvplan.latency.fit.possible import L2_MULTIPLE, MAX_RATE
 from kvplan.latency.fit.solve import Parameter, least_squares
 from kvplan.latency.fit.structure import Hardware
-from kvplan.latency.fit.tables import L2_MULTIPLE, MAX_RATE
 
 
 def check_possible(read: KernelMeasurements, hardware: Hardware, where: str) -> None:

@@ -13,6 +13,7 @@ absorbed into queries and outputs, in 16 bits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,19 +33,21 @@ from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.catalog import load_model
 from kvplan.specs.schema import GpuSpec, LatentAttention, ModelSpec
 
+_FORMAT = re.compile(r"[-_](?:(?:nv|mx)?fp\d|int\d|w\d+a\d+|awq|gptq)", re.IGNORECASE)
+"""Where the format begins in the name of a release."""
 LEAST_BESIDE = 0.05
 """Share of a module's time that cannot be matrices: a shape below it tells nothing of what is beside them."""
 MOST_LEFT_OUT = 0.1
 """Share of a family's shapes from which more below it mean that its matrices are not what was fitted."""
 
 
-def matrices_of(parts: Sequence[KernelPart], spec: GpuSpec) -> KernelSet:
-    """Fitted multiplications of a GPU, for taking modules apart."""
+def matrices_of(parts: Sequence[KernelPart], spec: GpuSpec, engine: str | None = None) -> KernelSet:
+    """Fitted multiplications of a GPU, for taking modules apart: those of ``engine`` where there are any."""
     origin = ProvenancePart(source="", license="", inputs=[], command="")
     profile = ProfileFile(
         schema="kvplan.profile/1", name=spec.name, gpu=spec.name, provenance=origin, kernels=list(parts)
     )
-    return KernelSet(profile, spec.name)
+    return KernelSet(profile, spec.name, engine=engine)
 
 
 def taken_apart(family: Family, matrices: KernelSet) -> Family:
@@ -112,7 +115,7 @@ def _matrices(
 def _model_of(family: Family) -> tuple[ModelSpec, LatentAttention]:
     name = family.labels["model"]
     try:
-        model = load_model(name)
+        model = _released(name)
     except UnknownName as exc:
         raise DataError(
             f"modules of {name!r}, a model that has no spec", where=family.source,
@@ -125,3 +128,19 @@ def _model_of(family: Family) -> tuple[ModelSpec, LatentAttention]:
         f"{model.name} has no attention over latents, which {family.op} are of", where=family.source,
         hint="the column model names the model that was timed",
     )  # fmt: skip
+
+
+def _released(name: str) -> ModelSpec:
+    """The model of a name, or that of which it is a release in another format: its layers are the same ones.
+
+    Raises:
+        UnknownName: neither has a spec.
+    """
+    try:
+        return load_model(name)
+    except UnknownName:
+        own = name.rpartition("/")[2]
+        plain = _FORMAT.split(own)[0]
+        if plain == own:
+            raise
+        return load_model(plain)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from kvplan.errors import DataError, UnknownName
 from kvplan.latency.fit.profile_file import ProvenancePart
+from kvplan.latency.fit.tables import Family
 from kvplan.provenance import InputFile
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
@@ -34,6 +35,37 @@ def spec_of(device: str, gpu: str | None) -> GpuSpec:
             hint="leave --gpu-spec out, or give the measurements of that GPU",
         )
     return spec
+
+
+def of_one_gpu(families: Sequence[Family], gpu: str | None) -> tuple[GpuSpec, list[Family], list[str]]:
+    """The spec of the GPU that tables are of, its families, and notes about those of others.
+
+    Names of one spec are one GPU. Which of several it is ``gpu`` has to say.
+
+    Raises:
+        UnknownName: no such spec. DataError: several GPUs and no ``gpu``; or as ``spec_of`` says.
+    """
+    devices = sorted({family.device for family in families})
+    if len({_knows(device) or device for device in devices}) == 1:
+        return spec_of(devices[0], gpu), list(families), []
+    if gpu is None:
+        raise DataError(
+            f"measurements of several GPUs: {', '.join(devices)}",
+            hint="calibrate one GPU at a time, or say which with --gpu-spec: the others' are left out",
+        )
+    spec = load_gpu(gpu)
+    own = [device for device in devices if _knows(device) == spec.name]
+    if not own:
+        raise DataError(
+            f"the measurements are of {', '.join(devices)}, not of {spec.name}",
+            hint="give the measurements of that GPU",
+        )
+    notes = [
+        f"left out: {source}: measurements of {device}"
+        for device in devices if device not in own
+        for source in sorted({family.source for family in families if family.device == device})
+    ]  # fmt: skip
+    return spec, [family for family in families if family.device in own], notes
 
 
 def _nearest(unknown: UnknownName) -> str:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvplan.errors import DataError, EnvironmentLacks
+from kvplan.errors import DataError
 from kvplan.latency.fit.columns import (
+    COMPUTE,
     NEEDED,
-    TEXTS,
     WIDE,
     labels_of,
     shapes_of,
@@ -26,36 +26,19 @@ from kvplan.latency.fit.columns import (
 )
 from kvplan.latency.fit.repeats import disagreement, once
 from kvplan.latency.fit.solve import Array
+from kvplan.latency.fit.table_files import table_files, table_rows
 from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
-from kvplan.traces.columns import delimiter_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_ROWS = 5_000_000
-MAX_HEADER = 10_000
-MOST_NAMED = 15
-"""Columns of a table that a message names."""
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that a repository keeps elsewhere."""
-L2_MULTIPLE = 3.0
-"""KV of this many times the L2 cannot come from it, so its rate must stay below the memory's."""
-SLOWEST_RATE = 0.004
-"""Share of it that any kernel reaches at large KV: the slowest of an engine's reach some per cent."""
-MAX_RATE = 1.05
-"""Share of the datasheet bandwidth above which no call can be, but for noise."""
-FAR_RATE = 1.25
-"""The same beyond what noise explains."""
-MAX_FAST, MAX_FAR = 0.25, 0.02
-"""Shares of a family's large calls above these rates from which it is refused; a few are noise."""
-
+MOST_SAID = 5
+"""Notes that an error about a table without any use repeats."""
 FAILED = 0.02
 """Share of an op's rows that may be failed measurements; more of them, and something else is wrong."""
 SHORTEST_S = 3e-7
 """No kernel ends sooner; a twentieth of a family's times below it are in another unit."""
-_UNITS = {"latency": 1e-3, "latency_ms": 1e-3, "latency_us": 1e-6, "latency_s": 1.0}
-"""Seconds of one in each column that may hold times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +77,9 @@ class Measurements:
 def read_measurements(places: Iterable[str | Path]) -> Measurements:
     """Read tables: files, or directories that are searched for Parquet and CSV files (also called ``.txt``).
 
+    What cannot be read is left out and said where something else can: an op of a table, a table of a
+    directory.
+
     Raises:
         DataError: nothing readable, a missing column, a time that is not a positive number.
         EnvironmentLacks: Parquet without pyarrow.
@@ -101,171 +87,62 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
     families: list[Family] = []
     inputs: list[InputFile] = []
     notes: list[str] = []
-    for path in _files(places):
-        frame = _frame(path)
-        inputs.append(input_file(path))
-        if frame.empty:
-            notes.append(f"{path}: no rows")
-            continue
-        unnamed = int(frame["op_name"].isna().sum())
-        if unnamed:
-            notes.append(f"{path}: {unnamed:,} rows without op_name are left out")
-        for op, part in frame.groupby("op_name", sort=True):
-            if str(op) not in NEEDED:
-                notes.append(f"{path}: {len(part):,} rows of {op!r} are of no kernel that is fitted")
-                continue
-            families += _families(str(op), part, path, notes)
+    refused: list[DataError] = []
+    for path, named in table_files(places):
+        found: list[Family] = []
+        why: list[DataError] = []
+        try:
+            frame = table_rows(path)
+        except DataError as exc:
+            why.append(exc)
+        else:
+            found = _tables(frame, path, notes, why)
+        if named and why and not found:
+            raise why[0]
+        notes += [f"left out: {exc.where or path}: {exc.message}" for exc in why]
+        refused += why
+        families += found
+        if found or not why:
+            inputs.append(input_file(path))
     if not families:
+        if refused:
+            raise refused[0]
         raise DataError(
             "no measurements of a known kernel were found",
             where=", ".join(str(place) for place in places) or None,
-            hint=f"op_name must be one of {', '.join(NEEDED)}",
+            hint="; ".join([*notes[:MOST_SAID], f"op_name must be one of {', '.join(NEEDED)}"]),
         )
     return Measurements(tuple(families), tuple(inputs), tuple(notes))
 
 
-def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_bytes: float) -> list[str]:
-    """Refuse decode tables that read KV faster than memory delivers it, or so slowly that no kernel does.
-
-    Returns:
-        Notes about single calls that are faster.
-
-    Raises:
-        DataError: naming the table and the rate it implies.
-    """
-    notes = []
-    for family in families:
-        if family.op not in ("generation_attention", "mla_generation"):
-            continue
-        s = family.shapes
-        seen = np.where(s["window"] > 0, np.minimum(s["ctx"], s["window"]), s["ctx"])
-        kv = 2.0 * s["batch"] * s["kv_heads"] * seen * s["head_dim"] * s["kv_element_bytes"]
-        large = kv > L2_MULTIPLE * l2_bytes
-        rate = (kv / family.seconds)[large] / bandwidth_bytes_per_s
-        if rate.size and rate.max() < SLOWEST_RATE:
-            raise DataError(
-                f"{family.title} reaches {rate.max():.2%} of the memory bandwidth of {family.device} at best",
-                where=family.source,
-                hint="the column latency is in milliseconds; call it latency_us where it is not",
-            )
-        fast, far = int((rate > MAX_RATE).sum()), int((rate > FAR_RATE).sum())
-        if fast > MAX_FAST * rate.size or far > MAX_FAR * rate.size:
-            raise DataError(
-                f"{family.title} implies {rate.max():.0%} of the memory bandwidth of {family.device}",
-                where=family.source,
-                hint="these are no times of whole calls (known of some collector versions): leave it out",
-            )
-        if fast:
-            notes.append(
-                f"{family.title}: {fast:,} of {rate.size:,} large calls are faster than the memory of "
-                f"{family.device} (up to {rate.max():.0%}): taken for noise"
-            )
-    return notes
-
-
-def _files(places: Iterable[str | Path]) -> Iterator[Path]:
-    for place in places:
-        path = Path(place)
-        if path.is_dir():
-            yield from sorted(found for found in path.rglob("*") if _is_table(found))
-        else:
-            yield path
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a file of a directory is one; collectors call CSV ``.txt`` too, as licences are."""
-    if path.suffix == ".txt" and path.is_file():
-        head = _first_line(path)
-        names = {part.strip().decode("utf-8", "replace") for part in head.split(b",")}
-        return bool(names & set(_UNITS)) or head.startswith(LFS_POINTER)
-    return path.suffix in (".parquet", ".csv")
-
-
-def _first_line(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.readline(MAX_HEADER).strip()
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if _first_line(path).startswith(LFS_POINTER):
-        raise DataError(
-            "a pointer of Git LFS, not the table it stands for", where=str(path),
-            hint="fetch the files themselves: git lfs pull",
-        )  # fmt: skip
-    if path.suffix in (".csv", ".txt"):
-        try:
-            mark = delimiter_of(_first_line(path).decode("utf-8", "replace"))
-            frame = pd.read_csv(path, nrows=MAX_ROWS + 1, low_memory=False, sep=mark)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
-            raise DataError(f"not a CSV table: {exc}", where=str(path)) from exc
-    else:
-        try:
-            import pyarrow.parquet as pq
-        except ImportError as exc:
-            raise EnvironmentLacks(
-                "reading Parquet needs pyarrow", where=str(path), hint="pip install 'kvplan[parquet]'"
-            ) from exc
-        import pyarrow
-
-        try:
-            with path.open("rb") as handle:
-                table = pq.ParquetFile(handle)
-                if table.metadata.num_rows > MAX_ROWS:
-                    raise DataError(f"more than {MAX_ROWS:,} rows", where=str(path))
-                frame = table.read().to_pandas()
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as exc:
-            raise DataError(f"not a Parquet table: {exc}", where=str(path)) from exc
-    if len(frame) > MAX_ROWS:
-        raise DataError(f"more than {MAX_ROWS:,} rows", where=str(path))
-    return _cleaned(frame, path)
-
-
-def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Names and texts without spaces around them, one device, and the times in a column ``seconds``."""
-    import pandas as pd
-
-    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    if frame.columns.has_duplicates:
-        twice = ", ".join(sorted(set(frame.columns[frame.columns.duplicated()])))
-        raise DataError(f"several columns are called {twice}", where=str(path), hint="keep one of them")
-    timed = [name for name in _UNITS if name in frame]
-    missing = [name for name in ("op_name", "device") if name not in frame] + ([] if timed else ["latency"])
-    if missing:
-        raise DataError(
-            f"a table of measurements needs the columns {', '.join(missing)}; this has "
-            f"{', '.join(map(str, frame.columns[:MOST_NAMED]))}",
-            where=str(path),
-            hint="op_name, device and latency (milliseconds), and the shape columns of the kernel",
-        )
-    for name in TEXTS:
-        if name in frame:
-            frame[name] = frame[name].astype(object).map(_stripped)
-    frame = frame[frame["op_name"] != "op_name"]  # heads of files that were put behind one another
+def _tables(frame: pd.DataFrame, path: Path, notes: list[str], why: list[DataError]) -> list[Family]:
+    """The families of a file's rows; ``why``: what of them was refused."""
     if frame.empty:
-        return frame
-    devices = sorted(map(str, frame["device"].dropna().unique()))
-    if len(devices) != 1:
-        raise DataError(
-            f"measurements of several GPUs in one table: {', '.join(devices)}" if devices
-            else "no row says which GPU was measured",
-            where=str(path),
-            hint="give the table of one GPU, named in every row's column device",
-        )  # fmt: skip
-    numbers = pd.to_numeric(frame[timed[0]], errors="coerce")
-    unit = np.full(len(frame), _UNITS[timed[0]])
-    if timed[0] == "latency" and "transmit_us" in frame:
-        # Rows of dispatch have microseconds: their latency is the sum of columns that say so.
-        unit[frame["transmit_us"].notna().to_numpy(dtype=bool)] = _UNITS["latency_us"]
-    return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * unit)
+        notes.append(f"{path}: no rows")
+        return []
+    unnamed = int(frame["op_name"].isna().sum())
+    if unnamed:
+        notes.append(f"{path}: {unnamed:,} rows without op_name are left out")
+    found: list[Family] = []
+    for op, part in frame.groupby("op_name", sort=True):
+        if str(op) not in NEEDED:
+            notes.append(f"{path}: {len(part):,} rows of {op!r} are of no kernel that is fitted")
+            continue
+        try:
+            found += _families(str(op), part, path, notes, why)
+        except DataError as exc:
+            why.append(_at(path, exc))
+    return found
 
 
-def _stripped(value: object) -> object:
-    return value.strip() or None if isinstance(value, str) else value
+def _at(path: Path, exc: DataError) -> DataError:
+    exc.where = exc.where or str(path)
+    return exc
 
 
-def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iterator[Family]:
+def _families(
+    op: str, part: pd.DataFrame, path: Path, notes: list[str], why: list[DataError]
+) -> Iterator[Family]:
     missing = [name for name in NEEDED[op] if name not in part]
     if missing:
         raise DataError(f"rows of {op!r} lack the columns {', '.join(missing)}", where=str(path))
@@ -288,8 +165,8 @@ def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iter
             try:
                 shapes = shapes_of(op, rows)
             except DataError as exc:
-                exc.where = exc.where or str(path)
-                raise
+                why.append(_at(path, exc))
+                continue
             framework = str(rows["framework"].iloc[0]) if "framework" in rows else ""
             timed = rows["seconds"].to_numpy(dtype=np.float64)
             apart = disagreement(shapes, timed)
@@ -329,7 +206,8 @@ def _known(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.Data
         known &= ~strange
         for value, rows in part[strange].groupby(name, dropna=False):
             notes.append(
-                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none kvplan knows"
+                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none "
+                + ("that attention alone computes in" if name in COMPUTE else "kvplan knows")
             )
     return part[known]
 

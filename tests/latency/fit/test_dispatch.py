@@ -96,3 +96,41 @@ def test_rows_that_do_not_say_which_kernel_they_are_of_are_left_out(
 def test_what_is_no_shape_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         read(tmp_path, table(**changed))
+
+
+def test_dispatch_is_timed_in_microseconds_whether_parts_of_it_say_so_or_not(tmp_path: Path) -> None:
+    (first, *_) = read(tmp_path, table()).families
+    (same, *_) = read(tmp_path, table().drop(columns="transmit_us")).families
+    assert same.seconds == pytest.approx(first.seconds)
+    with pytest.raises(DataError, match="no GPU ends a kernel"):
+        read(
+            tmp_path, table().assign(latency=lambda frame: frame["latency"] / 1e3).drop(columns="transmit_us")
+        )
+
+
+@pytest.mark.parametrize("times", [("_transmit_us", "_notify_us"), ("_avg_t_us",)])
+def test_tables_of_both_directions_side_by_side(tmp_path, times):
+    """First tables of DeepEP: sums of a direction's columns, in microseconds, on nodes of eight GPUs."""
+    rows = [
+        {"framework": "sglang", "version": "0.5", "device": "NVIDIA H200",
+         "op_name": "normal" if len(times) > 1 else "ll",
+         "node_num": nodes, "kernel_source": "deepep", "hidden_size": 7168, "num_token": tokens,
+         "num_topk": 8, "num_experts": 256, "dispatch_sms": 20,
+         **{f"{phase}{name}": each * tokens
+            for phase, each in (("dispatch", 3.0), ("combine", 5.0)) for name in times}}
+        for nodes in (1, 2) for tokens in (16, 64, 256)
+    ]  # fmt: skip
+    path = tmp_path / "wideep_deepep_perf.txt"
+    frame = pd.DataFrame(rows)
+    pd.concat([frame, frame[:2].assign(op_name="odd")]).to_csv(path, index=False)
+    read = read_measurements([tmp_path])
+    families = read.families
+    assert any("2 rows of 'odd'" in note for note in read.notes)
+    assert [family.labels["phase"] for family in families] == ["combine", "combine", "dispatch", "dispatch"]
+    assert {family.labels["comm_backend"] for family in families} == {
+        "deepep_ht" if len(times) > 1 else "deepep_ll"
+    }
+    for family in families:
+        assert set(family.shapes["ranks"]) == {8.0 * float(family.labels["node_num"])}
+        each = len(times) * (3e-6 if family.labels["phase"] == "dispatch" else 5e-6)
+        assert family.seconds == pytest.approx(each * family.shapes["tokens"])

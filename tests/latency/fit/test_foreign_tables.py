@@ -7,7 +7,8 @@ import pytest
 from kvplan.errors import DataError
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.design import maximin, spread
-from kvplan.latency.fit.tables import check_rates, read_measurements
+from kvplan.latency.fit.possible import check_rates
+from kvplan.latency.fit.tables import read_measurements
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
 
@@ -183,7 +184,8 @@ def sums(device: str = "NVIDIA B200") -> pd.DataFrame:
 
 
 def test_a_gpu_without_links_leaves_its_collectives_out(tmp_path, monkeypatch):
-    import kvplan.latency.fit.calibrate as fitting
+    import kvplan.latency.fit.origin as origin
+    from kvplan.latency.fit.calibrate import calibrate
 
     rng = np.random.default_rng(0)
     chunks = {"op_name": "context_attention", "device": "bare", "isl": [2 ** (i % 9) for i in range(60)],
@@ -192,8 +194,8 @@ def test_a_gpu_without_links_leaves_its_collectives_out(tmp_path, monkeypatch):
     decode(60, **chunks).to_csv(tmp_path / "c.csv", index=False)
     spec = load_gpu("l4").model_dump(by_alias=True)
     spec |= {"schema": "kvplan.gpu/1", "name": "bare", "aliases": [], "interconnect": {}}
-    monkeypatch.setattr(fitting, "spec_of", lambda device, gpu: GpuSpec.model_validate(spec))
-    profile, _ = fitting.calibrate([str(tmp_path)])
+    monkeypatch.setattr(origin, "spec_of", lambda device, gpu: GpuSpec.model_validate(spec))
+    profile, _ = calibrate([str(tmp_path)])
     assert [part.op for part in profile.kernels] == ["context_attention"]
     assert any("all_reduce" in note and "no link" in note for note in profile.notes)
 

@@ -138,6 +138,15 @@ def test_modules_that_cannot_be_taken_apart_say_why(
         taken_apart(module, matrices_of([part], GPU))
 
 
+def test_a_release_in_another_format_has_the_layers_of_its_model(
+    tmp_path: Path, fitted: tuple[FittedFamily, FittedFamily]
+) -> None:
+    gemm, module = fitted
+    part = kernel_part("gemm", gemm.family.labels, gemm.kernel, gemm.family.version, None)
+    (release,) = families(tmp_path, modules(model="nvidia/DeepSeek-V3-NVFP4"))
+    assert taken_apart(release, matrices_of([part], GPU)).seconds == pytest.approx(module.family.seconds)
+
+
 def test_modules_without_multiplications_are_left_out_and_say_what_to_give(tmp_path: Path) -> None:
     notes: list[str] = []
     assert not list(fit_families(families(tmp_path, modules()), GPU, 120, notes.append))

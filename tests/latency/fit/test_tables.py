@@ -6,7 +6,8 @@ import pytest
 
 from kvplan.errors import DataError, UnknownName
 from kvplan.latency.fit.calibrate import calibrate
-from kvplan.latency.fit.tables import check_rates, read_measurements
+from kvplan.latency.fit.possible import check_rates
+from kvplan.latency.fit.tables import read_measurements
 
 
 def rows(count=6, **over):
