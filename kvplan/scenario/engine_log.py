@@ -65,6 +65,10 @@ class EngineLog:
         """The same as its clients alone saw it."""
         return replace(self, rows=tuple(replace(row, prefill_s=None) for row in self.rows))
 
+    def without_gaps(self) -> EngineLog:
+        """The same without when each token came."""
+        return replace(self, rows=tuple(replace(row, gaps=()) for row in self.rows))
+
 
 class _Read(NamedTuple):
     """What a run holds; the client's limit, the model and its GPUs as the file says them."""

@@ -182,7 +182,7 @@ def _read(
         elif _is_nothing(record.get(last)):
             unfinished += 1
         else:
-            kept.append((place, _values(record, columns, place)))
+            kept.append((place, _values(record, columns, place), _gaps(record, columns)))
     for count, what in (
         (failed, "failed requests"),
         (silent, "requests without an output token"),
@@ -192,8 +192,8 @@ def _read(
         if count:
             notes.append(f"{count:,} {what} are left out; they loaded the engine all the same")
     moment = next((name for name in ("arrival", "end") if name in columns), None)
-    epoch = 1.0 if moment is None else epoch_unit([v[moment] for _, v in kept], columns[moment], notes)
-    rows = [measured_row(_completed(values, columns, epoch), place) for place, values in kept]
+    epoch = 1.0 if moment is None else epoch_unit([v[moment] for _, v, _ in kept], columns[moment], notes)
+    rows = [measured_row(_completed(values, columns, epoch), place, gaps) for place, values, gaps in kept]
     check_durations(rows, columns, where)
     if moment is None:
         assert limit is not None
@@ -230,6 +230,15 @@ def _is_nothing(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
+def _gaps(record: Mapping[str, Any], columns: Columns) -> list[float]:
+    """What lies between one token and the next, where a record lists that."""
+    column = columns.get("tpot")
+    cell = None if column is None else record.get(column.name)
+    if column is None or not isinstance(cell, list) or not all(map(is_number, cell)):
+        return []
+    return [gap * column.unit for gap in cell]
 
 
 def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, float]:
