@@ -23,8 +23,8 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from itertools import accumulate, islice, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.scenario.measured import Measured
@@ -49,6 +49,8 @@ WITNESSES, LOOKED_AT = 6, 256
 """Requests that decoded, by which a step with another's first token is told, and those that are asked."""
 TOGETHER = 0.2
 """Share of a gap within which a first token comes with the one that ends it."""
+LATE = 3
+"""Gaps before it than which a step with a prompt is not shorter."""
 EVEN = 0.9
 """Share of the answers with as many gaps as groups of one size leave, from which tokens came in groups."""
 LONGEST_GROUP = 64
@@ -204,29 +206,20 @@ def _prompt_steps(
     by_first = sorted(range(len(rows)), key=lambda index: tokens_at[index][0])
     for place, index in enumerate(by_first):
         row, first = rows[index], tokens_at[index][0]
-        seen = []
-        for other in reversed(by_first[max(place - LOOKED_AT, 0) : place]):
-            gap = _around(tokens_at[other], first, ends=mixes)
-            if gap is not None:
-                seen.append(gap)
-                if len(seen) == WITNESSES:
-                    break
-        if not seen:
+        others = reversed(by_first[max(place - LOOKED_AT, 0) : place])
+        witnessed = (_around(tokens_at[other], first, ends=mixes) for other in others)
+        seen = list(islice((gap for gap in witnessed if gap is not None), WITNESSES))
+        # A first token that came later than the others of its step looks like that of one of the next ones.
+        if not seen or any(gap.shorter for gap in seen):
             continue
-        gap_s = statistics.median(length for length, _ in seen)
-        began = statistics.median(end for _, end in seen) - gap_s
+        gap_s = statistics.median(gap.seconds for gap in seen)
+        began = statistics.median(gap.end_s for gap in seen) - gap_s
         cached = min(row.cached_tokens or 0, row.prompt_tokens - 1)
         prompt = (cached, row.prompt_tokens - cached)
-        at = moments.decoding(np.array([began]))
-        requests, tokens = int(at[0][0]), max(round(float(at[1][0])), 1)
-        waiting = int(moments.waiting(np.array([began]), np.array([began]))[0])
-        if (
-            row.arrival_s > began
-            or began < since_s
-            or waiting != 1
-            or not requests
-            or prompt[1] + requests > most
-        ):
+        at = np.array([began])
+        requests, tokens = (max(round(float(each[0])), 0) for each in moments.decoding(at))
+        alone = row.arrival_s <= began and moments.waiting(at, at)[0] == 1
+        if not alone or began < since_s or not requests or prompt[1] + requests > most:
             continue
         steps = (
             (decoding(requests, tokens, [prompt]),)
@@ -240,23 +233,26 @@ def _prompt_steps(
     return [AlikeSteps(tuple(step for _, step in found[a:b])) for a, b in pairwise(edges)]
 
 
-def _around(tokens_at: Sequence[float], moment: float, *, ends: bool) -> tuple[float, float] | None:
-    """Length and end of the gap that holds a moment, or ends with it (``ends``); None where none does."""
-    after = bisect_left(tokens_at, moment)
-    places = (
-        [after]
-        if not ends
-        else sorted(
-            (after, after - 1),
-            key=lambda place: abs(tokens_at[place] - moment) if place < len(tokens_at) else math.inf,
-        )
-    )
-    for place in places:
-        if 0 < place < len(tokens_at):
-            gap = tokens_at[place] - tokens_at[place - 1]
-            if not ends or abs(tokens_at[place] - moment) <= TOGETHER * gap:
-                return gap, tokens_at[place]
-    return None
+class _Gap(NamedTuple):
+    """Its length and end, and whether one of those just before was longer."""
+
+    seconds: float
+    end_s: float
+    shorter: bool
+
+
+def _around(tokens_at: Sequence[float], moment: float, *, ends: bool) -> _Gap | None:
+    """The gap that holds a moment, or ends with it (``ends``); None where none does."""
+    place = bisect_left(tokens_at, moment)
+    if ends and (place == len(tokens_at) or moment - tokens_at[place - 1] < tokens_at[place] - moment):
+        place -= 1
+    if not 2 <= place < len(tokens_at):
+        return None
+    gap = tokens_at[place] - tokens_at[place - 1]
+    if ends and abs(tokens_at[place] - moment) > TOGETHER * gap:
+        return None
+    longest = max(after - before for before, after in pairwise(tokens_at[max(place - 1 - LATE, 0) : place]))
+    return _Gap(gap, tokens_at[place], longest > (1.0 + TOGETHER) * gap)
 
 
 def _gaps(rows: Sequence[Measured]) -> tuple[Array, Array]:

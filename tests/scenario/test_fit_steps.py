@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from kvplan.engine import recorder
+from kvplan.engine.arrivals import Arrivals
+from kvplan.engine.protocols import StepBatch
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
@@ -49,6 +54,76 @@ def test_steps_that_were_seen_are_those_that_were_taken() -> None:
     assert all(each.off(slow_memory) > 0.05 for each in found if each not in prompts)
     assert all(each.off(slow_compute) > 0.2 for each in prompts[1:])
     assert all(abs(each.off(slow_compute)) < 0.1 for each in found if each not in prompts)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {}, {"engine.async_scheduling": False}, {"engine.kind": "sglang"},
+        {"engine.kind": "sglang", "engine.enable_mixed_chunk": True},
+        {"engine.kind": "sglang", "engine.disable_overlap_schedule": True},
+    ],
+)  # fmt: skip
+def test_steps_of_the_simulated_engines_are_found(
+    flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MAX_SERIES_POINTS", 1 << 30)
+    run = Run(load_scenario(None, {
+        **BASE, **flags, "workload.prompt_tokens": "uniform:100-1800", "workload.rate": 8.0,
+        "workload.output_tokens": "uniform:40-250", "workload.requests": 160,
+    }))  # fmt: skip
+    mixes = "engine.kind" not in flags or "engine.enable_mixed_chunk" in flags
+    clock = run.clock.model
+    found = seen_steps(told_by(run), CHUNK, mixes=mixes)
+    assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
+    assert all(abs(each.off(clock)) < 0.01 for each in found)
+
+
+def told_by(run: Run) -> list[Measured]:
+    """What clients of a simulated engine would log: requests, and the ends of steps in which they decoded."""
+    steps: list[tuple[float, bool]] = []
+    clock = run.clock.model
+
+    class Heard:
+        unheard = clock
+
+        def step_seconds(self, batch: StepBatch) -> float:
+            steps.append((clock.step_seconds(batch), bool(batch.decode_requests)))
+            return steps[-1][0]
+
+    rows: list[recorder.RequestRow] = []
+    heard = recorder.Recorder(on_request=rows.append)
+    engine = run.system.engine("fast", Heard(), heard)
+    engine.run(Arrivals(run.workload.requests()))
+    engine.close()
+    ended, ends = 0.0, []
+    for point, (seconds, decodes) in zip(heard.series, steps, strict=True):
+        ended = max(ended, point.t_s) + seconds
+        ends += [ended] if decodes else []
+    found = []
+    for row in sorted(rows, key=lambda row: row.arrival_s):
+        after = bisect_right(ends, row.first_token_s + 1e-9)
+        tokens = [row.first_token_s, *ends[after : after + row.output_tokens - 1]]
+        assert tokens[-1] == pytest.approx(row.finish_s)
+        ttft_s, e2e_s = row.first_token_s - row.arrival_s, row.finish_s - row.arrival_s
+        gaps = tuple(b - a for a, b in pairwise(tokens))
+        found.append(
+            Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, ttft_s, e2e_s, None, None, gaps)
+        )
+    return found
+
+
+@pytest.mark.parametrize("late", [0.5, 1.0, 1.5, 2.0, 2.5])
+def test_first_tokens_that_are_late_are_those_of_no_other_step(late: float) -> None:
+    """Later by about a step that decodes alone."""
+    rows = []
+    for row in served(CLOCK, sent(160, 5.0)):
+        later_s = late * row.gaps[-1]
+        gaps = (max(row.gaps[0] - later_s, 0.0), *row.gaps[1:])
+        rows.append(replace(row, ttft_s=row.e2e_s - sum(gaps), gaps=gaps))
+    found = seen_steps(rows, CHUNK, mixes=True)
+    assert found
+    assert all(abs(each.off(CLOCK)) < 0.05 for each in found)
 
 
 def test_nobody_is_sure_of_a_step_while_others_wait() -> None:
