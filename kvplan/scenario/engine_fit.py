@@ -51,7 +51,7 @@ from kvplan.scenario.fit_constants import (
 from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, between, end_of, share_of
 from kvplan.scenario.fit_front_end import FrontEnd, front_end
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
-from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.fit_stalls import EXPECTED, client_stalls
 from kvplan.scenario.fit_streams import Streams, streamed
 from kvplan.scenario.log_features import METRICS, quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
@@ -366,6 +366,7 @@ class _Fitting:
         if not self.client.stall_s:
             stalls = client_stalls(pairs, calm[0].outside(values))
             if stalls is not None:
+                stalls = EXPECTED * stalls[0], stalls[1]
                 found |= dict(zip((STALL, STALL_SHARE), stalls, strict=True))
                 for each in self.runs:
                     each.client = replace(each.client, stall_s=stalls[0], stall_share=stalls[1])
