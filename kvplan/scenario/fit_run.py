@@ -97,20 +97,19 @@ class FittedRun:
         found = []
         if not saturated(self.rows) and (kinds := two_kinds(self.pairs(values))) is not None:
             found.append(mixed(kinds, Path(self.log.path).name))
-        if all(row.cached_tokens is None for row in self.rows):
-            cached = untold_prefix(self.steps, self.clock(values))
-            found += [prefix_left(cached)] if cached else []
-        return found
+        cached = self._untold_prefix(values)
+        return [*found, prefix_left(cached)] if cached else found
+
+    def _untold_prefix(self, values: Mapping[str, float]) -> int:
+        """Tokens of each prompt that seem to have been cached; 0 where the log says what was."""
+        if any(row.cached_tokens is not None for row in self.rows):
+            return 0
+        return untold_prefix(self._steps, self.clock(values))
 
     @property
     def rows(self) -> Sequence[Measured]:
         """The requests that are compared: all but those that came while the engine was warming up."""
         return self.log.rows[self.warming :]
-
-    @property
-    def steps(self) -> Sequence[AlikeSteps]:
-        """What clients saw of single steps since then."""
-        return self._steps
 
     def warm_up(self, values: Mapping[str, float]) -> int:
         """Find out how many requests came while the engine was warming up; they are not compared from now on.
@@ -170,10 +169,14 @@ class FittedRun:
         }
 
     def misfit(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Of each metric how far it is off in parts of the run."""
+        """Of each metric how far it is off in parts of the run, or would be with prompts of other lengths."""
         indexes, seen = self._pairs(values, range(self.warming, len(self.log.rows)))
         pairs = [(row, self.log.rows[index]) for index, row in zip(indexes, seen, strict=True)]
-        return misfit(pairs, [self.flight[index] for index in indexes])
+        found = misfit(pairs, [self.flight[index] for index in indexes])
+        # Of longer prompts a smaller share is cached: they wait longer than this fit says.
+        prompts = sorted(float(row.prompt_tokens) for row in self.rows)
+        share = min(self._untold_prefix(values) / quantile(prompts, 0.5), 1.0)
+        return {**found, "ttft": max(found["ttft"], float(f"{share:.4g}"))}
 
     def held_out(self, values: Mapping[str, float]) -> Array:
         """Logarithms of simulated over measured features, of the requests that were held out."""

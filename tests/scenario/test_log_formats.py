@@ -406,8 +406,14 @@ def test_moments_of_tokens_are_read_where_files_have_them(tmp_path: Path) -> Non
          "output_tokens": output}
         for start, prompt, output, ttft in REQUESTS
     ]  # fmt: skip
+    moments = [
+        {**lifecycle(index), "info": {"input_tokens": prompt, "output_token_times": [
+            BEGUN_S + start + ttft + STEP_S * step for step in range(output)
+        ]}, "output_tokens": output}
+        for index, (start, prompt, output, ttft) in enumerate(REQUESTS)
+    ]  # fmt: skip
     for name, document in (
-        ("vllm.json", vllm()), ("sglang.jsonl", sglang(request_rate="inf", max_concurrency=8)),
+        ("moments.json", moments), ("vllm.json", vllm()), ("sglang.jsonl", sglang(request_rate="inf", max_concurrency=8)),
         ("aiperf.jsonl", lines(exported)), ("own.jsonl", lines(listed)),
     ):  # fmt: skip
         log = read_engine_log(put(tmp_path / name, document))
