@@ -21,10 +21,11 @@ from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_advice import mixed
 from kvplan.scenario.fit_client import Pair
 from kvplan.scenario.fit_constants import CHUNK, CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
+from kvplan.scenario.fit_gaps import HeardGaps, gap_logs
 from kvplan.scenario.fit_misfit import misfit
 from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_prefix import prefix_left, untold_prefix
-from kvplan.scenario.fit_steps import AlikeSteps, grouping, seen_steps
+from kvplan.scenario.fit_steps import AlikeSteps, group_size, grouping, seen_steps
 from kvplan.scenario.fit_warmup import warming_up
 from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_limits import saturated
@@ -66,7 +67,10 @@ class FittedRun:
         self.flight = in_flight(log.rows)
         self.warming = 0
         self._base = base
-        self._steps = _seen(system, log.rows)
+        self._steps = [] if log.drawn else _seen(system, log.rows)
+        pooled = log.drawn and system.one_by_one and system.asks_once and group_size(log.rows) == 1
+        self._gaps = gap_logs(log.rows) if pooled else []
+        self._heard: dict[tuple[object, ...], list[float]] = {}
         self._played: dict[tuple[object, ...], list[Measured | None]] = {}
         self._weights: list[float] = []
 
@@ -117,7 +121,7 @@ class FittedRun:
         Returns how many.
         """
         self.warming = warming_up(self.pairs(values))
-        if self.warming:
+        if self.warming and not self.log.drawn:
             self._steps = _seen(self.replay.system, self.log.rows, self.log.rows[self.warming].arrival_s)
         return self.warming
 
@@ -133,7 +137,7 @@ class FittedRun:
         """Logarithms of simulated over measured features, of the requests that are fitted on.
 
         Each counts as much as the run was sure of it when it was weighed last. Behind them those of the steps
-        that clients saw by themselves.
+        that clients saw by themselves, or of gaps as a whole.
         """
         import numpy as np
 
@@ -141,7 +145,10 @@ class FittedRun:
         ours, theirs = features(seen, real, flight), features(real, real, flight)
         requests = [w * (a - b) for w, a, b in zip(self._weights, ours, theirs, strict=True)]
         clock = self.clock(values)
-        return np.array([*requests, *(step.off(clock) for step in self._steps)])
+        steps = [step.off(clock) for step in self._steps]
+        heard = self._heard[self._key(values)] if self._gaps else []
+        gaps = [ours - theirs for ours, theirs in zip(heard, self._gaps, strict=True)]
+        return np.array([*requests, *steps, *gaps])
 
     def weigh(self, values: Mapping[str, float]) -> None:
         """Let each feature count as much as so few requests are sure of it under these constants."""
@@ -232,22 +239,28 @@ class FittedRun:
 
     def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
         """What the engine's part of each request of the log takes in the simulation; None if rejected."""
+        key, client = self._key(values), self.outside(values)
+        if key not in self._played:
+            if len(self._played) > _REMEMBERED:
+                self._played.clear()
+                self._heard.clear()
+            heard = HeardGaps(self.clock(values))
+            self._played[key] = self.replay.inside(heard if self._gaps else heard.unheard, client)
+            if self._gaps:
+                self._heard[key] = heard.logs()
+        return self._played[key]
+
+    def _key(self, values: Mapping[str, float]) -> tuple[object, ...]:
+        """What decides a simulation: the client's own part only if clients wait for answers."""
         client = self.outside(values)
-        engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
-        # The engine sees the client's own part only if the client waits for answers.
-        key = (
-            *engine_values.values(),
+        return (
+            *(value for name, value in values.items() if name not in OUTSIDE),
             client.server_s,
             client.token_s,
             client.chunk_s,
             client.output_s,
             client if self.closed else None,
         )
-        if key not in self._played:
-            if len(self._played) > _REMEMBERED:
-                self._played.clear()
-            self._played[key] = self.replay.inside(self.clock(values), client)
-        return self._played[key]
 
     def _pairs(
         self, values: Mapping[str, float], half: Iterable[int]

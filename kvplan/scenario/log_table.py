@@ -205,10 +205,13 @@ def _read(
 
 
 def _in_turn(rows: Sequence[Measured], limit: int) -> list[Measured]:
-    """The requests as a client sends them that keeps ``limit`` in flight."""
+    """The requests as a client sends them that keeps ``limit`` in flight.
+
+    What was done between two tokens depends on moments of others to the millisecond, which are not known.
+    """
     free, sent = [0.0] * limit, []
     for row in rows:
-        sent.append(replace(row, arrival_s=heappop(free)))
+        sent.append(replace(row, arrival_s=heappop(free), gaps=()))
         heappush(free, sent[-1].arrival_s + row.e2e_s)
     return sent
 

@@ -16,6 +16,7 @@ from kvplan.engine.protocols import StepBatch
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_gaps import HeardGaps, gap_logs
 from kvplan.scenario.fit_prefix import untold_prefix
 from kvplan.scenario.fit_steps import group_size, grouping, seen_steps
 from kvplan.scenario.load import load_scenario
@@ -74,12 +75,14 @@ def test_steps_of_the_simulated_engines_are_found(
     }))  # fmt: skip
     mixes = "engine.kind" not in flags or "engine.enable_mixed_chunk" in flags
     clock = run.clock.model
-    found = seen_steps(told_by(run), CHUNK, mixes=mixes)
+    rows, heard = told_by(run)
+    found = seen_steps(rows, CHUNK, mixes=mixes)
+    assert heard.logs() == pytest.approx(gap_logs(rows), abs=0.02)
     assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
     assert all(abs(each.off(clock)) < 0.01 for each in found)
 
 
-def told_by(run: Run) -> list[Measured]:
+def told_by(run: Run) -> tuple[list[Measured], HeardGaps]:
     """What clients of a simulated engine would log: requests, and the ends of steps in which they decoded."""
     steps: list[tuple[float, bool]] = []
     clock = run.clock.model
@@ -92,8 +95,8 @@ def told_by(run: Run) -> list[Measured]:
             return steps[-1][0]
 
     rows: list[recorder.RequestRow] = []
-    heard = recorder.Recorder(on_request=rows.append)
-    engine = run.system.engine("fast", Heard(), heard)
+    heard, gaps_of = recorder.Recorder(on_request=rows.append), HeardGaps(Heard())
+    engine = run.system.engine("fast", gaps_of, heard)
     engine.run(Arrivals(run.workload.requests()))
     engine.close()
     ended, ends = 0.0, []
@@ -110,7 +113,7 @@ def told_by(run: Run) -> list[Measured]:
         found.append(
             Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, ttft_s, e2e_s, None, None, gaps)
         )
-    return found
+    return found, gaps_of
 
 
 @pytest.mark.parametrize("late", [0.5, 1.0, 1.5, 2.0, 2.5])
