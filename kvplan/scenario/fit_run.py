@@ -21,11 +21,10 @@ from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_advice import mixed
 from kvplan.scenario.fit_client import Pair
 from kvplan.scenario.fit_constants import CHUNK, CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
-from kvplan.scenario.fit_gaps import HeardGaps, gap_logs
 from kvplan.scenario.fit_misfit import misfit
 from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_prefix import prefix_left, untold_prefix
-from kvplan.scenario.fit_steps import AlikeSteps, group_size, grouping, seen_steps
+from kvplan.scenario.fit_steps import AlikeSteps, grouping, seen_steps
 from kvplan.scenario.fit_warmup import warming_up
 from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_limits import saturated
@@ -67,10 +66,7 @@ class FittedRun:
         self.flight = in_flight(log.rows)
         self.warming = 0
         self._base = base
-        self._steps = [] if log.drawn else _seen(system, log.rows)
-        pooled = log.drawn and system.one_by_one and system.asks_once and group_size(log.rows) == 1
-        self._gaps = gap_logs(log.rows) if pooled else []
-        self._heard: dict[tuple[object, ...], list[float]] = {}
+        self._steps = self._seen()
         self._played: dict[tuple[object, ...], list[Measured | None]] = {}
         self._weights: list[float] = []
 
@@ -121,9 +117,20 @@ class FittedRun:
         Returns how many.
         """
         self.warming = warming_up(self.pairs(values))
-        if self.warming and not self.log.drawn:
-            self._steps = _seen(self.replay.system, self.log.rows, self.log.rows[self.warming].arrival_s)
+        if self.warming:
+            self._steps = self._seen()
         return self.warming
+
+    def _seen(self) -> list[AlikeSteps]:
+        """Steps that clients saw by themselves: of one engine, by moments of the log's own."""
+        system, config = self.replay.system, self.replay.system.config
+        if self.log.drawn or not system.one_by_one:
+            return []
+        since_s = self.rows[0].arrival_s if self.rows else 0.0
+        if isinstance(config, EngineConfig):
+            return seen_steps(self.log.rows, config.max_num_batched_tokens, mixes=True, since_s=since_s)
+        most = MAX_TOKENS if config.chunk_tokens is None else config.chunk_tokens
+        return seen_steps(self.log.rows, most, mixes=config.enable_mixed_chunk, since_s=since_s)
 
     @property
     def _fitted(self) -> range:
@@ -137,7 +144,7 @@ class FittedRun:
         """Logarithms of simulated over measured features, of the requests that are fitted on.
 
         Each counts as much as the run was sure of it when it was weighed last. Behind them those of the steps
-        that clients saw by themselves, or of gaps as a whole.
+        that clients saw by themselves.
         """
         import numpy as np
 
@@ -145,10 +152,7 @@ class FittedRun:
         ours, theirs = features(seen, real, flight), features(real, real, flight)
         requests = [w * (a - b) for w, a, b in zip(self._weights, ours, theirs, strict=True)]
         clock = self.clock(values)
-        steps = [step.off(clock) for step in self._steps]
-        heard = self._heard[self._key(values)] if self._gaps else []
-        gaps = [ours - theirs for ours, theirs in zip(heard, self._gaps, strict=True)]
-        return np.array([*requests, *steps, *gaps])
+        return np.array([*requests, *(step.off(clock) for step in self._steps)])
 
     def weigh(self, values: Mapping[str, float]) -> None:
         """Let each feature count as much as so few requests are sure of it under these constants."""
@@ -239,28 +243,22 @@ class FittedRun:
 
     def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
         """What the engine's part of each request of the log takes in the simulation; None if rejected."""
-        key, client = self._key(values), self.outside(values)
-        if key not in self._played:
-            if len(self._played) > _REMEMBERED:
-                self._played.clear()
-                self._heard.clear()
-            heard = HeardGaps(self.clock(values))
-            self._played[key] = self.replay.inside(heard if self._gaps else heard.unheard, client)
-            if self._gaps:
-                self._heard[key] = heard.logs()
-        return self._played[key]
-
-    def _key(self, values: Mapping[str, float]) -> tuple[object, ...]:
-        """What decides a simulation: the client's own part only if clients wait for answers."""
         client = self.outside(values)
-        return (
-            *(value for name, value in values.items() if name not in OUTSIDE),
+        engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
+        # The engine sees the client's own part only if the client waits for answers.
+        key = (
+            *engine_values.values(),
             client.server_s,
             client.token_s,
             client.chunk_s,
             client.output_s,
             client if self.closed else None,
         )
+        if key not in self._played:
+            if len(self._played) > _REMEMBERED:
+                self._played.clear()
+            self._played[key] = self.replay.inside(self.clock(values), client)
+        return self._played[key]
 
     def _pairs(
         self, values: Mapping[str, float], half: Iterable[int]
@@ -269,19 +267,6 @@ class FittedRun:
         seen = seen_by(self.outside(values), self._inside(values))
         kept = [(index, row) for index in half if (row := seen[index]) is not None]
         return [index for index, _ in kept], [row for _, row in kept]
-
-
-def _seen(system: System, rows: Sequence[Measured], since_s: float = 0.0) -> list[AlikeSteps]:
-    """Steps of an engine that its clients saw by themselves; of several engines none."""
-    config = system.config
-    if not system.one_by_one:
-        return []
-    if isinstance(config, EngineConfig):
-        return seen_steps(rows, config.max_num_batched_tokens, mixes=True, since_s=since_s)
-    chunk = config.chunk_tokens
-    return seen_steps(
-        rows, MAX_TOKENS if chunk is None else chunk, mixes=config.enable_mixed_chunk, since_s=since_s
-    )
 
 
 def farthest(errors: Sequence[Errors]) -> Errors:

@@ -13,11 +13,13 @@ import pytest
 from kvplan.engine import recorder
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.protocols import StepBatch
+from kvplan.latency.client import ClientOverhead
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_gaps import HeardGaps, gap_logs
+from kvplan.scenario.fit_constants import CONSTANTS
 from kvplan.scenario.fit_prefix import untold_prefix
+from kvplan.scenario.fit_run import FittedRun
 from kvplan.scenario.fit_steps import group_size, grouping, seen_steps
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.measured import Measured, measured_row
@@ -75,14 +77,12 @@ def test_steps_of_the_simulated_engines_are_found(
     }))  # fmt: skip
     mixes = "engine.kind" not in flags or "engine.enable_mixed_chunk" in flags
     clock = run.clock.model
-    rows, heard = told_by(run)
-    found = seen_steps(rows, CHUNK, mixes=mixes)
-    assert heard.logs() == pytest.approx(gap_logs(rows), abs=0.02)
+    found = seen_steps(told_by(run), CHUNK, mixes=mixes)
     assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
     assert all(abs(each.off(clock)) < 0.01 for each in found)
 
 
-def told_by(run: Run) -> tuple[list[Measured], HeardGaps]:
+def told_by(run: Run) -> list[Measured]:
     """What clients of a simulated engine would log: requests, and the ends of steps in which they decoded."""
     steps: list[tuple[float, bool]] = []
     clock = run.clock.model
@@ -95,8 +95,8 @@ def told_by(run: Run) -> tuple[list[Measured], HeardGaps]:
             return steps[-1][0]
 
     rows: list[recorder.RequestRow] = []
-    heard, gaps_of = recorder.Recorder(on_request=rows.append), HeardGaps(Heard())
-    engine = run.system.engine("fast", gaps_of, heard)
+    heard = recorder.Recorder(on_request=rows.append)
+    engine = run.system.engine("fast", Heard(), heard)
     engine.run(Arrivals(run.workload.requests()))
     engine.close()
     ended, ends = 0.0, []
@@ -113,7 +113,7 @@ def told_by(run: Run) -> tuple[list[Measured], HeardGaps]:
         found.append(
             Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, ttft_s, e2e_s, None, None, gaps)
         )
-    return found, gaps_of
+    return found
 
 
 @pytest.mark.parametrize("late", [0.5, 1.0, 1.5, 2.0, 2.5])
@@ -164,6 +164,18 @@ def test_gaps_that_are_not_all_are_none(gaps: tuple[float, ...]) -> None:
     values = {"arrival": 0.0, "prompt_tokens": 10.0, "output_tokens": 3.0, "ttft": 0.1, "e2e": 0.6}
     assert measured_row(values, "here", gaps).gaps == ()
     assert measured_row(values, "here", (0.25, 0.25)).gaps == (0.25, 0.25)
+
+
+def test_moments_that_were_drawn_tell_no_steps() -> None:
+    run = Run(load_scenario(None, BASE))
+    log = EngineLog("run.json", "sglang-bench", tuple(served(CLOCK, sent(80, 5.0))), ())
+    told, drawn = (
+        FittedRun(run.system, each, CLOCK, ClientOverhead()) for each in (log, replace(log, drawn=True))
+    )
+    values = {**{item.name: item.start for item in CONSTANTS["roofline"]}, **TRUTH}
+    for each in (told, drawn):
+        each.weigh(values)
+    assert told.residual(values).size > drawn.residual(values).size
 
 
 def test_a_log_without_moments_of_tokens_says_nothing() -> None:

@@ -419,5 +419,6 @@ def test_moments_of_tokens_are_read_where_files_have_them(tmp_path: Path) -> Non
         log = read_engine_log(put(tmp_path / name, document))
         for row in log.rows:
             assert row.gaps == pytest.approx([STEP_S] * (row.output_tokens - 1)), name
+        assert log.drawn == (name == "sglang.jsonl")  # others say when requests were sent
     whole = read_engine_log(put(tmp_path / "whole.json", vllm(itls=None)))
     assert not any(row.gaps for row in whole.rows)
