@@ -120,13 +120,28 @@ def told_by(run: Run) -> list[Measured]:
 def test_first_tokens_that_are_late_are_those_of_no_other_step(late: float) -> None:
     """Later by about a step that decodes alone."""
     rows = []
-    for row in served(CLOCK, sent(160, 5.0)):
+    for row in served(CLOCK, sent(400, 5.0)):
         later_s = late * row.gaps[-1]
         gaps = (max(row.gaps[0] - later_s, 0.0), *row.gaps[1:])
         rows.append(replace(row, ttft_s=row.e2e_s - sum(gaps), gaps=gaps))
     found = seen_steps(rows, CHUNK, mixes=True)
     assert found
     assert all(abs(each.off(CLOCK)) < 0.05 for each in found)
+
+
+def test_prompts_that_take_several_steps_are_left_out() -> None:
+    found = seen_steps(served(CLOCK, sent(160, 5.0)), 1000, mixes=True)
+    steps = [step for each in found for seen in each.steps for step in seen.steps]
+    assert any(step.prefill_chunks for step in steps)
+    assert all(step.scheduled_tokens <= 1000 for step in steps)
+
+
+def test_steps_before_a_moment_are_left_out() -> None:
+    rows = served(CLOCK, sent(160, 5.0), slower=lambda now: 2.0 if now < 16.0 else 1.0)
+    assert any(each.off(CLOCK) < -0.3 for each in seen_steps(rows, CHUNK, mixes=True))
+    found = seen_steps(rows, CHUNK, mixes=True, since_s=16.1)
+    assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
+    assert all(abs(step.off(CLOCK)) < 0.05 for each in found for step in each.steps)
 
 
 def test_nobody_is_sure_of_a_step_while_others_wait() -> None:
