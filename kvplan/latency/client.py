@@ -140,8 +140,13 @@ class ClientOverhead:
         return float(self.low_s * (self.high_s / self.low_s) ** share)
 
     def member(self, share: float, number: int) -> ClientOverhead:
-        """That of member ``number`` of an ensemble, whose requests draw anew."""
-        return replace(self, seconds=self.at(share), seed=f"{self.seed}/{number}")
+        """That of member ``number`` of an ensemble, whose requests draw anew.
+
+        A run has few stalls, and another one has others: none, or twice as long ones.
+        """
+        return replace(
+            self, seconds=self.at(share), stall_s=2.0 * share * self.stall_s, seed=f"{self.seed}/{number}"
+        )
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """How it is printed; what is 0 unless given is left out then."""

@@ -117,20 +117,21 @@ def check_gpu(document: Mapping[str, Any], target: Target, where: str) -> None:
 
 
 def held_out_errors(document: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Largest held-out error of each metric, as a share.
+    """Largest held-out error of each metric, over all requests and in parts of the run, as a share.
 
     Raises:
         SpecError: the file does not say them as numbers.
     """
     held = document.get("held_out")
-    after = held.get("after") if isinstance(held, dict) else None
+    after, parts = (held.get(name) if isinstance(held, dict) else None for name in ("after", "parts"))
     found: dict[str, float] = {}
     for metric in ("ttft", "tpot", "e2e"):
         errors = after.get(metric, {}) if isinstance(after, dict) else None
+        part = parts.get(metric, 0.0) if isinstance(parts, dict) else 0.0
         values: list[Any] = list(errors.values()) if isinstance(errors, dict) else [None]
-        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (*values, part)):
             raise SpecError("the held-out errors are no numbers", where=f"{where}: held_out.after.{metric}")
-        found[metric] = max((abs(float(v)) for v in values), default=0.0)
+        found[metric] = max((abs(float(v)) for v in (*values, part)), default=0.0)
     # Where waiting takes over, errors of waiting and of decoding may cancel: elsewhere they will not.
     found["e2e"] = max(found["e2e"], found["tpot"])
     return found

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvplan.engine.protocols import StepBatch
@@ -33,7 +32,6 @@ from kvplan.scenario.fit_advice import (
     front_end_left,
     further_runs,
     left_assumed,
-    mixed,
     poor,
     strange,
     streams_left,
@@ -52,11 +50,10 @@ from kvplan.scenario.fit_constants import (
 )
 from kvplan.scenario.fit_end import LEAST_NOISE, End, at_bounds, between, end_of, share_of
 from kvplan.scenario.fit_front_end import FrontEnd, front_end
-from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_run import Errors, FittedRun, farthest
-from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.fit_stalls import EXPECTED, client_stalls
 from kvplan.scenario.fit_streams import Streams, streamed
-from kvplan.scenario.log_features import quantile
+from kvplan.scenario.log_features import METRICS, quantile
 from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
@@ -95,6 +92,7 @@ class EngineFit:
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
+        parts: of each metric the share by which it is off in the part of a run where it is farthest off.
         variation: parameters of ``latency`` by which clients differ, found after the constants.
         tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
             of a real engine, which no clock has and which do not scale with the rest; 0 where requests wait.
@@ -113,6 +111,7 @@ class EngineFit:
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
+    parts: dict[str, float]
     variation: dict[str, float]
     tail_s: float
     in_flight: tuple[float, float]
@@ -166,6 +165,9 @@ class _Fitting:
         if scenario.disaggregation is not None:
             # Who answers is the decode server, and its own times say nothing of the prefill server.
             logs = [log.without_server_times() for log in logs]
+        if scenario.parallel.pp > 1 or isinstance(base, DraftingLatency):
+            # What lies between two tokens is not one step of all requests, or brings more than a token each.
+            logs = [log.without_gaps() for log in logs]
         self.runs = [FittedRun(run.system, log, base, self.client) for log in logs]
         self.closed = any(each.closed for each in self.runs)
         self.could_tell = (
@@ -217,6 +219,10 @@ class _Fitting:
         ]
         before = self._errors(self.own)
         first = end_of(free, self.start, self._residual, self._weigh, self.tell)
+        if sum(each.warm_up(first.values) for each in self.runs):
+            self.tell("once more, without what came while the engine was warming up")
+            before = self._errors(self.own)
+            first = end_of(free, self.start, self._residual, self._weigh, self.tell)
         end, told = self._ended(free, first)
         streams = None
         if free and self.system.one_by_one and not self.client.streams:
@@ -232,12 +238,9 @@ class _Fitting:
             reasons.setdefault(name, unsure_why(name, end.deviations[name], prompts))
         variation = self._vary(values)
         after = self._errors(values)
+        parts = [each.misfit(values) for each in self.runs]
         tails = [each.tail_s(values) for each in self.runs if not saturated(each.log.rows)]
-        mixes = [
-            mixed(kinds, Path(each.log.path).name)
-            for each in self.runs
-            if not saturated(each.log.rows) and (kinds := two_kinds(each.pairs(values))) is not None
-        ]
+        doubts = [doubt for each in self.runs for doubt in each.doubts(values)]
         flight = sorted(size for each in self.runs for size in each.flight)
         requests = sum(len(each.log.rows) for each in self.runs)
         return EngineFit(
@@ -254,13 +257,14 @@ class _Fitting:
             between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             before,
             after,
+            {metric: max(each[metric] for each in parts) for metric in METRICS},
             variation,
             max(tails, default=0.0),
             (float(f"{quantile(flight, 0.05):.3g}"), float(f"{quantile(flight, 0.95):.3g}")),
             requests,
             tuple(
                 dict.fromkeys(
-                    (*self._notes(), *self.notes, *poor(after), *mixes, *strange(free, values, usual),
+                    (*self._notes(), *self.notes, *poor(after), *doubts, *strange(free, values, usual),
                      *self._left(values), *self._further(reasons), *self._front_end(end, reasons),
                      *self._streams_left(streams))
                 )
@@ -304,7 +308,7 @@ class _Fitting:
                 "what the server says it took from scheduling each request to its first token is compared by "
                 "itself, and so is what clients waited beside that"
             )
-        return other + [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
+        return other + [note for each in self.runs for note in each.notes()]
 
     def _left(self, values: Mapping[str, float]) -> list[str]:
         """What was not looked for, by a step of the runs' median load."""
@@ -362,6 +366,7 @@ class _Fitting:
         if not self.client.stall_s:
             stalls = client_stalls(pairs, calm[0].outside(values))
             if stalls is not None:
+                stalls = EXPECTED * stalls[0], stalls[1]
                 found |= dict(zip((STALL, STALL_SHARE), stalls, strict=True))
                 for each in self.runs:
                     each.client = replace(each.client, stall_s=stalls[0], stall_share=stalls[1])

@@ -52,7 +52,8 @@ class EngineLog:
 
     ``max_in_flight``: how many requests the client kept in flight at most, as it or the user says; 0 says
     that there was no limit, None that nobody says. ``model``: which one a benchmark asked for, if it says so;
-    ``tp``: on how many GPUs its server spread a layer.
+    ``tp``: on how many GPUs its server spread a layer; ``drawn``: when requests came is not from the log, but
+    what its benchmark may have done.
     """
 
     path: str
@@ -62,10 +63,15 @@ class EngineLog:
     max_in_flight: int | None = None
     model: str | None = None
     tp: int | None = None
+    drawn: bool = False
 
     def without_server_times(self) -> EngineLog:
         """The same as its clients alone saw it."""
         return replace(self, rows=tuple(replace(row, prefill_s=None) for row in self.rows))
+
+    def without_gaps(self) -> EngineLog:
+        """The same without when each token came."""
+        return replace(self, rows=tuple(replace(row, gaps=()) for row in self.rows))
 
 
 class _Read(NamedTuple):
@@ -76,6 +82,7 @@ class _Read(NamedTuple):
     max_in_flight: int | None = None
     model: str | None = None
     tp: int | None = None
+    drawn: bool = False
 
 
 def read_engine_logs(path: Path, max_in_flight: int | None = None) -> list[EngineLog]:
@@ -162,7 +169,7 @@ def _log(run: str | RunDocument, name: str, notes: list[str], max_in_flight: int
         rows = rows[:MAX_REQUESTS]
     first = rows[0].arrival_s if rows else 0.0
     shifted = tuple(replace(row, arrival_s=row.arrival_s - first) for row in rows)
-    return EngineLog(name, read.format, shifted, tuple(notes), max_in_flight, read.model, read.tp)
+    return EngineLog(name, read.format, shifted, tuple(notes), max_in_flight, read.model, read.tp, read.drawn)
 
 
 def _runs(path: Path, notes: list[str]) -> list[str | RunDocument]:
@@ -201,7 +208,8 @@ def _rows(run: str | RunDocument, path: str, notes: list[str], max_in_flight: in
         requests, clients = genai_bench_requests(run, path)
         limit = clients if max_in_flight is None else max_in_flight
         return _Read("genai-bench", read_records(requests, path, notes, limit), limit)
-    return _Read(*read_benchmark(run, path, notes, max_in_flight), served_model(run), served_tp(run))
+    drawn = not isinstance(run.get("start_times"), list)
+    return _Read(*read_benchmark(run, path, notes, max_in_flight), served_model(run), served_tp(run), drawn)
 
 
 def _once(rows: list[Measured], notes: list[str]) -> list[Measured]:
@@ -229,7 +237,7 @@ def _within_seconds(rows: list[Measured], notes: list[str]) -> list[Measured]:
     each = len(rows) / len(seconds)
     notes.append(f"arrivals are in whole seconds, {each:.2g} to one: each is drawn within its second")
     return sorted(
-        (replace(row, arrival_s=row.arrival_s + stream.random()) for row in rows),
+        (replace(row, arrival_s=row.arrival_s + stream.random(), gaps=()) for row in rows),
         key=lambda row: row.arrival_s,
     )
 

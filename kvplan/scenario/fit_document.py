@@ -41,6 +41,7 @@ def fit_document(
             "requests": fit.requests // 2,
             "before": fit.before,
             "after": fit.after,
+            "parts": fit.parts,
             "tail_s": fit.tail_s,
         },
         "uncertainty": fit.uncertainty,

@@ -9,18 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from kvplan.engine.config import EngineConfig
 from kvplan.latency.client import OUTPUT_SHARE, ClientOverhead
 from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_advice import mixed
 from kvplan.scenario.fit_client import Pair
 from kvplan.scenario.fit_constants import CHUNK, CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
+from kvplan.scenario.fit_misfit import misfit
+from kvplan.scenario.fit_mixture import two_kinds
+from kvplan.scenario.fit_prefix import prefix_left, untold_prefix
+from kvplan.scenario.fit_steps import AlikeSteps, grouping, seen_steps
+from kvplan.scenario.fit_warmup import warming_up
 from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
+from kvplan.scenario.log_limits import saturated
 from kvplan.scenario.log_replay import LogReplay, seen_by
-from kvplan.scenario.measured import Measured
+from kvplan.scenario.measured import MAX_TOKENS, Measured
 from kvplan.scenario.system import System
 
 if TYPE_CHECKING:
@@ -55,8 +64,9 @@ class FittedRun:
         self.log, self.client = log, client
         self.replay = LogReplay(system, log)
         self.flight = in_flight(log.rows)
+        self.warming = 0
         self._base = base
-        self._fitted, self._held = (range(first, len(log.rows), 2) for first in (0, 1))
+        self._steps = self._seen()
         self._played: dict[tuple[object, ...], list[Measured | None]] = {}
         self._weights: list[float] = []
 
@@ -70,16 +80,79 @@ class FittedRun:
         """Whether the server said of every request what it took from scheduling it to its first token."""
         return all(row.prefill_s is not None for row in self.log.rows)
 
+    def notes(self) -> list[str]:
+        """What to know about the log, and what was made of it."""
+        found = [*self.log.notes, *self.replay.notes()]
+        if self.warming:
+            found.append(
+                f"the first {self.warming} requests, of {self.rows[0].arrival_s:.3g} s, are replayed but not "
+                "compared: their tokens took longer than later ones at the same load, as those of an engine "
+                "that is warming up"
+            )
+        several = grouping(self.log.rows)
+        return found if several is None else [*found, several]
+
+    def doubts(self, values: Mapping[str, float]) -> list[str]:
+        """What in the run does not look like one engine that computed all prompts."""
+        found = []
+        if not saturated(self.rows) and (kinds := two_kinds(self.pairs(values))) is not None:
+            found.append(mixed(kinds, Path(self.log.path).name))
+        cached = self._untold_prefix(values)
+        return [*found, prefix_left(cached)] if cached else found
+
+    def _untold_prefix(self, values: Mapping[str, float]) -> int:
+        """Tokens of each prompt that seem to have been cached; 0 where the log says what was."""
+        if any(row.cached_tokens is not None for row in self.rows):
+            return 0
+        return untold_prefix(self._steps, self.clock(values))
+
+    @property
+    def rows(self) -> Sequence[Measured]:
+        """The requests that are compared: all but those that came while the engine was warming up."""
+        return self.log.rows[self.warming :]
+
+    def warm_up(self, values: Mapping[str, float]) -> int:
+        """Find out how many requests came while the engine was warming up; they are not compared from now on.
+
+        Returns how many.
+        """
+        self.warming = warming_up(self.pairs(values))
+        if self.warming:
+            self._steps = self._seen()
+        return self.warming
+
+    def _seen(self) -> list[AlikeSteps]:
+        """Steps that clients saw by themselves: of one engine, by moments of the log's own."""
+        system, config = self.replay.system, self.replay.system.config
+        if self.log.drawn or not system.one_by_one:
+            return []
+        since_s = self.rows[0].arrival_s if self.rows else 0.0
+        if isinstance(config, EngineConfig):
+            return seen_steps(self.log.rows, config.max_num_batched_tokens, mixes=True, since_s=since_s)
+        most = MAX_TOKENS if config.chunk_tokens is None else config.chunk_tokens
+        return seen_steps(self.log.rows, most, mixes=config.enable_mixed_chunk, since_s=since_s)
+
+    @property
+    def _fitted(self) -> range:
+        return range(self.warming, len(self.log.rows), 2)
+
+    @property
+    def _held(self) -> range:
+        return range(self.warming + 1, len(self.log.rows), 2)
+
     def residual(self, values: Mapping[str, float]) -> Array:
         """Logarithms of simulated over measured features, of the requests that are fitted on.
 
-        Each counts as much as the run was sure of it when it was weighed last.
+        Each counts as much as the run was sure of it when it was weighed last. Behind them those of the steps
+        that clients saw by themselves.
         """
         import numpy as np
 
         seen, real, flight = self._compared(values)
         ours, theirs = features(seen, real, flight), features(real, real, flight)
-        return np.array([w * (a - b) for w, a, b in zip(self._weights, ours, theirs, strict=True)])
+        requests = [w * (a - b) for w, a, b in zip(self._weights, ours, theirs, strict=True)]
+        clock = self.clock(values)
+        return np.array([*requests, *(step.off(clock) for step in self._steps)])
 
     def weigh(self, values: Mapping[str, float]) -> None:
         """Let each feature count as much as so few requests are sure of it under these constants."""
@@ -106,6 +179,16 @@ class FittedRun:
             if theirs[metric]
         }
 
+    def misfit(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Of each metric how far it is off in parts of the run, or would be with prompts of other lengths."""
+        indexes, seen = self._pairs(values, range(self.warming, len(self.log.rows)))
+        pairs = [(row, self.log.rows[index]) for index, row in zip(indexes, seen, strict=True)]
+        found = misfit(pairs, [self.flight[index] for index in indexes])
+        # Of longer prompts a smaller share is cached: they wait longer than this fit says.
+        prompts = sorted(float(row.prompt_tokens) for row in self.rows)
+        share = min(self._untold_prefix(values) / quantile(prompts, 0.5), 1.0)
+        return {**found, "ttft": max(found["ttft"], float(f"{share:.4g}"))}
+
     def held_out(self, values: Mapping[str, float]) -> Array:
         """Logarithms of simulated over measured features, of the requests that were held out."""
         import numpy as np
@@ -122,7 +205,7 @@ class FittedRun:
         behind another prompt, is as likely either way. Of all requests: a run has few stalls, and what was
         fitted is not made of them.
         """
-        indexes, seen = self._pairs(values, range(len(self.log.rows)))
+        indexes, seen = self._pairs(values, range(self.warming, len(self.log.rows)))
         real = [self.log.rows[index].ttft_s for index in indexes]
         whole = quantile(sorted(real), TAIL) - quantile(sorted(row.ttft_s for row in seen), TAIL)
         late = sorted(ours - row.ttft_s for ours, row in zip(real, seen, strict=True))
@@ -131,7 +214,7 @@ class FittedRun:
 
     def pairs(self, values: Mapping[str, float]) -> list[Pair]:
         """Of each request what the engine's part takes, simulated, and what its client saw."""
-        both = zip(self._inside(values), self.log.rows, strict=True)
+        both = zip(self._inside(values)[self.warming :], self.rows, strict=True)
         return [(row, real) for row, real in both if row is not None]
 
     def ways(self, values: Mapping[str, float]) -> list[Pair]:

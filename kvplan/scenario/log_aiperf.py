@@ -20,7 +20,7 @@ _COUNTS = {
     # Reasoning is generated, too: the count without it is the second choice.
     "output_tokens": ("output_sequence_length", "output_token_count"),
 }
-_CACHED = "usage_prompt_cache_read_tokens"
+_CACHED, _GAPS = "usage_prompt_cache_read_tokens", "inter_chunk_latency"
 _PHASE, _MEASURED = "benchmark_phase", "profiling"
 START = "request_start_ns"
 NO_REQUESTS = (
@@ -66,7 +66,7 @@ def read_aiperf(objects: Sequence[Any], path: str, notes: list[str]) -> list[Mea
         elif item.get("error") or metadata.get("was_cancelled") or not isinstance(metrics, dict):
             failed += 1
         else:
-            rows.append(measured_row(_values(metadata, metrics, where), where))
+            rows.append(measured_row(_values(metadata, metrics, where), where, _gaps(metrics)))
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
     if warming:
@@ -104,6 +104,15 @@ def _values(metadata: Mapping[str, Any], metrics: Mapping[str, Any], where: str)
     if _CACHED in metrics:
         values["cached_tokens"], _ = _metric(metrics, (_CACHED,), where)
     return values
+
+
+def _gaps(metrics: Mapping[str, Any]) -> list[float]:
+    """Seconds between one piece of the answer and the next, where the record lists them."""
+    found = metrics.get(_GAPS)
+    values, unit = (found.get("value"), found.get("unit")) if isinstance(found, dict) else (None, None)
+    if not isinstance(values, list) or unit not in _SECONDS or not all(map(is_number, values)):
+        return []
+    return [value * _SECONDS[unit] for value in values]
 
 
 def _metric(metrics: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[float, str]:

@@ -139,7 +139,11 @@ def read_benchmark(
         values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
                   "e2e": ttft + math.fsum(gaps),
                   **cached.get(index, {}), **prefills.get(index, {})}  # fmt: skip
-        rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
+        rows.append(
+            measured_row(
+                {name: float(value) for name, value in values.items()}, where, gaps if whole is None else ()
+            )
+        )
     if silent and not rows:
         raise whole_answers(f"{silent:,} requests has no time, or", path)
     check_seconds(rows, path)

@@ -15,6 +15,8 @@ from kvplan.traces.columns import COUNTS, counted, plain_name
 
 FIRST, LAST = "first_token_time", "last_token_time"
 """Names under which the ends of a list of moments are found."""
+TOKENS = "token_moments"
+"""That under which the list is."""
 _USAGE = ("usage", "server_usage")
 _TOKEN_TIMES = frozenset(
     ("output_token_times", "token_times", "token_timestamps", "chunk_times", "reasoning_chunk_times")
@@ -42,20 +44,31 @@ def named(item: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             for column in counted(quantity, list(found)):
                 del found[column.name]
-    return found | token_ends(item) | own
+    return found | token_ends(item) | token_moments(item) | own
 
 
 def token_ends(item: Mapping[str, Any]) -> dict[str, float]:
     """``FIRST`` and ``LAST`` of an object that lists when its tokens came, itself or within; else nothing."""
-    moments = [
-        edge
+    moments = [edge for each in _token_times(item) for edge in (each[0], each[-1]) if is_number(edge)]
+    return {FIRST: min(moments), LAST: max(moments)} if moments else {}
+
+
+def token_moments(item: Mapping[str, Any]) -> dict[str, list[float]]:
+    """``TOKENS``: the longest of such lists that reaches from the first token to the last."""
+    ends = token_ends(item).values()
+    whole = [
+        each for each in _token_times(item) if all(map(is_number, each)) and [each[0], each[-1]] == [*ends]
+    ]
+    return {TOKENS: max(whole, key=len)} if whole else {}
+
+
+def _token_times(item: Mapping[str, Any]) -> list[list[Any]]:
+    return [
+        value
         for part in (item, *(part for _, part in _objects(item)))
         for key, value in part.items()
         if isinstance(value, list) and value and plain_name(str(key)) in _TOKEN_TIMES
-        for edge in (value[0], value[-1])
-        if is_number(edge)
     ]
-    return {FIRST: min(moments), LAST: max(moments)} if moments else {}
 
 
 def _server_times(part: Mapping[str, Any]) -> Mapping[str, Any]:

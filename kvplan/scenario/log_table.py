@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 from kvplan.errors import DataError
 from kvplan.scenario.log_columns import MOMENTS, SELDOM, Columns, candidates, columns_of, spelled_as_moments
-from kvplan.scenario.log_nested import named, token_ends
+from kvplan.scenario.log_nested import TOKENS, named, token_ends
 from kvplan.scenario.log_units import (
     Records,
     arrival_column,
@@ -182,7 +183,7 @@ def _read(
         elif _is_nothing(record.get(last)):
             unfinished += 1
         else:
-            kept.append((place, _values(record, columns, place)))
+            kept.append((place, _values(record, columns, place), _gaps(record, columns)))
     for count, what in (
         (failed, "failed requests"),
         (silent, "requests without an output token"),
@@ -192,8 +193,8 @@ def _read(
         if count:
             notes.append(f"{count:,} {what} are left out; they loaded the engine all the same")
     moment = next((name for name in ("arrival", "end") if name in columns), None)
-    epoch = 1.0 if moment is None else epoch_unit([v[moment] for _, v in kept], columns[moment], notes)
-    rows = [measured_row(_completed(values, columns, epoch), place) for place, values in kept]
+    epoch = 1.0 if moment is None else epoch_unit([v[moment] for _, v, _ in kept], columns[moment], notes)
+    rows = [_row(_completed(values, columns, epoch), place, gaps) for place, values, gaps in kept]
     check_durations(rows, columns, where)
     if moment is None:
         assert limit is not None
@@ -204,10 +205,13 @@ def _read(
 
 
 def _in_turn(rows: Sequence[Measured], limit: int) -> list[Measured]:
-    """The requests as a client sends them that keeps ``limit`` in flight."""
+    """The requests as a client sends them that keeps ``limit`` in flight.
+
+    What was done between two tokens depends on moments of others to the millisecond, which are not known.
+    """
     free, sent = [0.0] * limit, []
     for row in rows:
-        sent.append(replace(row, arrival_s=heappop(free)))
+        sent.append(replace(row, arrival_s=heappop(free), gaps=()))
         heappush(free, sent[-1].arrival_s + row.e2e_s)
     return sent
 
@@ -230,6 +234,22 @@ def _is_nothing(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
+def _gaps(record: Mapping[str, Any], columns: Columns) -> list[float]:
+    """What lies between one token and the next, in whichever unit, where a record lists that."""
+    moments = record.get(TOKENS)
+    if moments is not None:
+        return [after - before for before, after in pairwise(moments)]
+    column = columns.get("tpot")
+    cell = None if column is None else record.get(column.name)
+    return cell if isinstance(cell, list) and all(map(is_number, cell)) else []
+
+
+def _row(values: Mapping[str, float], where: str, gaps: Sequence[float]) -> Measured:
+    """A request whose gaps, in whichever unit, are all that lies between its first token and its last."""
+    rest_s, whole = values["e2e"] - values["ttft"], math.fsum(gaps)
+    return measured_row(values, where, [gap * rest_s / whole for gap in gaps] if whole > 0.0 else ())
 
 
 def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -17,7 +17,8 @@ class Measured:
     """One request: seconds from the first arrival, tokens, seconds. ``cached_tokens`` None: not said.
 
     ``prefill_s``: the part of TTFT that the engine itself counts, from when it first scheduled the request to
-    its first token; None: not said. How long it queued before is not in it.
+    its first token; None: not said. How long it queued before is not in it. ``gaps``: seconds between one
+    piece of the answer and the next, each of a token or more; empty: not said.
     """
 
     arrival_s: float
@@ -27,6 +28,7 @@ class Measured:
     e2e_s: float
     cached_tokens: int | None = None
     prefill_s: float | None = None
+    gaps: tuple[float, ...] = ()
 
     def later(self, seconds: float) -> Measured:
         """The same with its first token, and its last, so much later."""
@@ -54,6 +56,8 @@ class Measured:
 
 _MOST = 1e30
 """Beyond any count, and any moment in nanoseconds; sums of such numbers are finite."""
+_MISSING = 0.02
+"""Share of the time between an answer's first token and its last that its gaps may leave out."""
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -61,12 +65,13 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST < value < _MOST
 
 
-def measured_row(values: Mapping[str, float], where: str) -> Measured:
+def measured_row(values: Mapping[str, float], where: str, gaps: Sequence[float] = ()) -> Measured:
     """A request from its numbers, checked.
 
     Args:
         values: ``arrival``, ``prompt_tokens``, ``output_tokens``, ``ttft``, ``e2e`` and, where known,
             ``cached_tokens`` and ``prefill``; times in seconds.
+        gaps: seconds between one piece of the answer and the next, where known.
 
     Raises:
         DataError: a number cannot be what it is said to be.
@@ -91,7 +96,15 @@ def measured_row(values: Mapping[str, float], where: str) -> Measured:
         raise DataError(
             f"cached_tokens is {cached:g}, not a whole number of the prompt's {prompt:g} tokens", where=where
         )
+    e2e = max(values["e2e"], values["ttft"])
     return Measured(
-        values["arrival"], int(prompt), int(output), values["ttft"], max(values["e2e"], values["ttft"]),
-        None if cached is None else int(cached), values.get("prefill"),
+        values["arrival"], int(prompt), int(output), values["ttft"], e2e,
+        None if cached is None else int(cached), values.get("prefill"), _whole(gaps, e2e - values["ttft"]),
     )  # fmt: skip
+
+
+def _whole(gaps: Sequence[float], rest_s: float) -> tuple[float, ...]:
+    """Gaps if they are what lies between the first token and the last; none otherwise."""
+    if abs(math.fsum(gaps) - rest_s) > _MISSING * rest_s or min(gaps, default=0.0) < 0.0:
+        return ()
+    return tuple(map(float, gaps))

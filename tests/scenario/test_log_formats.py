@@ -395,3 +395,30 @@ def test_usage_within_counts_where_the_log_itself_says_nothing(tmp_path: Path) -
         for start, prompt, output, ttft in REQUESTS
     ]  # fmt: skip
     same(read_engine_log(put(tmp_path / "l.jsonl", lines(rows))))
+
+
+def test_moments_of_tokens_are_read_where_files_have_them(tmp_path: Path) -> None:
+    exported = [aiperf(index, "profiling", 0) for index in range(COUNT)]
+    for item, (_, _, output, _) in zip(exported, REQUESTS, strict=True):
+        item["metrics"]["inter_chunk_latency"] = {"value": [1e3 * STEP_S] * (output - 1), "unit": "ms"}
+    listed = [
+        {"start_s": start, "ttft_s": ttft, "itl_ms": [1e3 * STEP_S] * (output - 1), "prompt_tokens": prompt,
+         "output_tokens": output}
+        for start, prompt, output, ttft in REQUESTS
+    ]  # fmt: skip
+    moments = [
+        {**lifecycle(index), "info": {"input_tokens": prompt, "output_token_times": [
+            BEGUN_S + start + ttft + STEP_S * step for step in range(output)
+        ]}, "output_tokens": output}
+        for index, (start, prompt, output, ttft) in enumerate(REQUESTS)
+    ]  # fmt: skip
+    for name, document in (
+        ("moments.json", moments), ("vllm.json", vllm()), ("sglang.jsonl", sglang(request_rate="inf", max_concurrency=8)),
+        ("aiperf.jsonl", lines(exported)), ("own.jsonl", lines(listed)),
+    ):  # fmt: skip
+        log = read_engine_log(put(tmp_path / name, document))
+        for row in log.rows:
+            assert row.gaps == pytest.approx([STEP_S] * (row.output_tokens - 1)), name
+        assert log.drawn == (name == "sglang.jsonl")  # others say when requests were sent
+    whole = read_engine_log(put(tmp_path / "whole.json", vllm(itls=None)))
+    assert not any(row.gaps for row in whole.rows)
