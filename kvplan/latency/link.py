@@ -35,6 +35,9 @@ KEYS = (NODE_KEY, NODE_LINK_KEY)
 SPREAD = 1.5
 """Factor within which exchanges over links that were not measured take as long as stated, nine in ten times:
 a datasheet's rate is never exceeded and seldom reached, and latencies differ by library."""
+PCIE_STEP_S = 1e-6
+"""Of each step of a ring over PCIe beyond the first two: NCCL reckons with 6.6 us and 1.0 us for each of
+``2 (n - 1)`` (its ``tuning.cc``). Engines' own kernels sum over no more than two GPUs without a fabric."""
 PER_BYTE = tuple[float, float]
 
 
@@ -61,6 +64,7 @@ class Exchange:
         slowness: times as long as usual, of calls whose latency is their own.
         bridge: GPUs that the fabric joins where that is not a whole node, and the rate at which more of them
             reach each other.
+        step_s: of each step of a ring beyond two, where the fabric does not join its ranks.
     """
 
     bandwidth_bytes_per_s: float
@@ -71,6 +75,7 @@ class Exchange:
     meshed: bool = False
     slowness: float = 1.0
     bridge: tuple[int, float] | None = None
+    step_s: float = 0.0
 
     def nodes(self, ranks: int, stride: int = 1) -> tuple[int, int]:
         """(ranks on one node, nodes) of a group."""
@@ -93,7 +98,7 @@ class Exchange:
         inside, _ = self.nodes(ranks, stride)
         fixed, per_byte = self.across(ranks, stride)
         if inside > 1:
-            fixed += self.latency_s
+            fixed += self.latency_s + 2 * self._walk_s(inside, inside * stride)
             per_byte += 2.0 * (inside - 1) / inside / self._rate(inside * stride)
         return fixed, per_byte
 
@@ -110,7 +115,8 @@ class Exchange:
             return 0.0, 0.0
         inside, _ = self.nodes(ranks)
         fixed, per_byte = self.across(ranks)
-        return self.latency_s + 0.5 * fixed, (inside - 1) / inside / self._rate(inside) + 0.5 * per_byte
+        fixed = self.latency_s + self._walk_s(inside, inside) + 0.5 * fixed
+        return fixed, (inside - 1) / inside / self._rate(inside) + 0.5 * per_byte
 
     def dispatch(self, ranks: int, kernel: Dispatching) -> PER_BYTE:
         """Every rank sends ``(n - 1) / n`` of its rows to the others."""
@@ -153,6 +159,7 @@ class Exchange:
             self,
             latency_s=self.latency_s * factor,
             slowness=self.slowness * factor,
+            step_s=self.step_s * factor,
             between=far,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s / factor,
             bridge=None if self.bridge is None else (self.bridge[0], self.bridge[1] / factor),
@@ -183,6 +190,10 @@ class Exchange:
             f"{link.bandwidth_bytes_per_s / 1e9:.4g} GB/s for each GPU; {why}"
         )
         return (Assumption(f"latency.{NODE_LINK_KEY}", link.name, text),)
+
+    def _walk_s(self, ranks: int, span: int) -> float:
+        """The steps of one phase of a ring beyond its first."""
+        return 0.0 if self.meshed and self._joined(span) else max(ranks - 2, 0) * self.step_s
 
     def _joined(self, span: int) -> bool:
         """Whether the fabric joins so many GPUs side by side."""
@@ -251,7 +262,8 @@ def exchange_of(
     if meshed and joined < NODE and link.pcie_bytes_per_s is not None:
         bridge = joined, link.pcie_bytes_per_s
     between = _between(name) if ranks > node else None
-    return Exchange(rate, latency_s, efficiency, node, between, meshed, bridge=bridge)
+    step_s = 0.0 if meshed and bridge is None else PCIE_STEP_S
+    return Exchange(rate, latency_s, efficiency, node, between, meshed, bridge=bridge, step_s=step_s)
 
 
 def _between(name: object) -> SpecLink:

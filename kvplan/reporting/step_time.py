@@ -22,7 +22,7 @@ PARTS = {
 """Name, meaning and colour of each part; 0 is none."""
 
 BOUNDS = {
-    "bandwidth": "memory bandwidth", "compute": "arithmetic", "kernels": "kernels too small to fill the GPU",
+    "bandwidth": "memory bandwidth", "compute": "arithmetic", "kernels": "kernels that use little of the GPU",
     "links": "links", "host": "the host",
 }  # fmt: skip
 """What time is bound by, in words."""

@@ -23,7 +23,7 @@ PARTS = {
 """Parts of a step as a result calls them, and as ``StepParts`` does."""
 
 BOUNDS = ("bandwidth", "compute", "kernels", "links", "host")
-"""What a part can be bound by; ``kernels``: by how long small ones take whatever the peaks."""
+"""What a part can be bound by; ``kernels``: by how long small or padded ones take whatever the peaks."""
 
 AT_PEAK = 3.0
 """Times as long as at a peak that a kernel takes at most which that peak binds: those of

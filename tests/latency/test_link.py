@@ -50,9 +50,9 @@ def test_a_bridge_joins_no_more_cards_than_it_has_ends():
     nvlink, pcie = gpu.interconnect.nvlink_bytes_per_s * 0.8, gpu.interconnect.pcie_bytes_per_s * 0.8
     assert pair.all_reduce(2) == pytest.approx((8e-6, 1 / nvlink))
     assert len(pair.reduce_ways(2)) == 2
-    assert four.all_reduce(4) == pytest.approx((8e-6, 1.5 / pcie))
+    assert four.all_reduce(4) == pytest.approx((12e-6, 1.5 / pcie))
     assert four.reduce_ways(4) == (four.all_reduce(4),)
-    assert four.gather(4) == pytest.approx((8e-6, 0.75 / pcie))
+    assert four.gather(4) == pytest.approx((10e-6, 0.75 / pcie))
     assert four.ring(2, 2)[1] == pytest.approx(0.5 / pcie)
     # Groups of two within the four have their bridges, the hop between them does not.
     assert four.all_reduce(2) == pair.all_reduce(2)
@@ -122,6 +122,19 @@ def test_a_gpu_knows_its_links_and_nodes_are_joined_by_the_scenario():
     given_ = {"node_gpus": 4, "node_link": "ib-hdr"}
     assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=8, given=given_).between.name == "ib-hdr"
     assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given={"node_gpus": 72}).between is None
+
+
+def test_a_ring_over_pcie_takes_longer_the_more_ranks_it_has():
+    """NCCL reckons with 8.6, 12.6 and 20.6 us for 2, 4 and 8; a fabric's two phases take as long for all."""
+    near, fabric = (
+        [exchange_of(load_gpu(gpu), latency_s=8e-6, efficiency=0.8, ranks=ranks).all_reduce(ranks)[0]
+         for ranks in (2, 4, 8)]
+        for gpu in ("l40s", "h100-sxm")
+    )  # fmt: skip
+    assert near == pytest.approx([8e-6, 12e-6, 20e-6])
+    assert fabric == pytest.approx([8e-6] * 3)
+    slow = exchange_of(load_gpu("l40s"), latency_s=8e-6, efficiency=0.8, ranks=8).slower(2.0)
+    assert slow.all_reduce(8)[0] == pytest.approx(40e-6)
 
 
 def test_a_rack_is_one_node():

@@ -32,7 +32,7 @@ class StepTimeParts(Part):
 class StepTimeBound(Part):
     """Shares of busy time by what a faster one of which would shorten; they add up to 1.
 
-    ``kernels``: those too small to use much of either peak, which more requests at a time would fill.
+    ``kernels``: those that use little of either peak: small ones, which more requests would fill, or padded.
     """
 
     bandwidth: Share
