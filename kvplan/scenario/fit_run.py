@@ -180,14 +180,19 @@ class FittedRun:
         }
 
     def misfit(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Of each metric how far it is off in parts of the run, or would be with prompts of other lengths."""
+        """Of each metric how far it is off in parts of the run, in seen steps, or with other prompts."""
         indexes, seen = self._pairs(values, range(self.warming, len(self.log.rows)))
         pairs = [(row, self.log.rows[index]) for index, row in zip(indexes, seen, strict=True)]
         found = misfit(pairs, [self.flight[index] for index in indexes])
         # Of longer prompts a smaller share is cached: they wait longer than this fit says.
         prompts = sorted(float(row.prompt_tokens) for row in self.rows)
-        share = min(self._untold_prefix(values) / quantile(prompts, 0.5), 1.0)
-        return {**found, "ttft": max(found["ttft"], float(f"{share:.4g}"))}
+        cached = min(self._untold_prefix(values) / quantile(prompts, 0.5), 1.0)
+        found["ttft"] = max(found["ttft"], cached)
+        clock = self.clock(values)
+        for each in self._steps:
+            metric = "ttft" if each.prompts else "tpot"
+            found[metric] = max(found[metric], math.expm1(abs(each.off(clock))))
+        return {metric: float(f"{share:.4g}") for metric, share in found.items()}
 
     def held_out(self, values: Mapping[str, float]) -> Array:
         """Logarithms of simulated over measured features, of the requests that were held out."""

@@ -76,6 +76,11 @@ class AlikeSteps:
 
     steps: tuple[SeenStep, ...]
 
+    @property
+    def prompts(self) -> bool:
+        """Whether prompts are computed in them."""
+        return any(step.prefill_chunks for step in self.steps[0].steps)
+
     def off(self, clock: LatencyModel) -> float:
         """The middle logarithm of what ``clock`` says they take over what they took."""
         return statistics.median(step.off(clock) for step in self.steps)

@@ -49,7 +49,7 @@ def fitted(rows: list[Measured]) -> EngineFit:
 
 def test_steps_that_were_seen_are_those_that_were_taken() -> None:
     found = seen_steps(served(CLOCK, sent(160, 5.0)), CHUNK, mixes=True)
-    prompts = [each for each in found if each.steps[0].steps[0].prefill_chunks]
+    prompts = [each for each in found if each.prompts]
     assert len(prompts) == 4
     assert len(found) >= 12
     assert all(abs(each.off(CLOCK)) < 0.01 for each in found)
@@ -78,7 +78,7 @@ def test_steps_of_the_simulated_engines_are_found(
     mixes = "engine.kind" not in flags or "engine.enable_mixed_chunk" in flags
     clock = run.clock.model
     found = seen_steps(told_by(run), CHUNK, mixes=mixes)
-    assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
+    assert sum(each.prompts for each in found) >= 2
     assert all(abs(each.off(clock)) < 0.01 for each in found)
 
 
@@ -140,7 +140,7 @@ def test_steps_before_a_moment_are_left_out() -> None:
     rows = served(CLOCK, sent(160, 5.0), slower=lambda now: 2.0 if now < 16.0 else 1.0)
     assert any(each.off(CLOCK) < -0.3 for each in seen_steps(rows, CHUNK, mixes=True))
     found = seen_steps(rows, CHUNK, mixes=True, since_s=16.1)
-    assert sum(bool(each.steps[0].steps[0].prefill_chunks) for each in found) >= 2
+    assert sum(each.prompts for each in found) >= 2
     assert all(abs(step.off(CLOCK)) < 0.05 for each in found for step in each.steps)
 
 
@@ -148,7 +148,7 @@ def test_nobody_is_sure_of_a_step_while_others_wait() -> None:
     together = [(0.01 * (at // 0.5), prompt, answer) for at, prompt, answer in sent(160, 5.0)]
     found = seen_steps(served(CLOCK, together), CHUNK, mixes=True)
     assert all(abs(each.off(CLOCK)) < 0.02 for each in found)
-    assert sum(len(each.steps) for each in found if each.steps[0].steps[0].prefill_chunks) < 16
+    assert sum(len(each.steps) for each in found if each.prompts) < 16
 
 
 def test_steps_of_their_own_for_prompts() -> None:
@@ -191,6 +191,16 @@ def test_moments_that_were_drawn_tell_no_steps() -> None:
     for each in (told, drawn):
         each.weigh(values)
     assert told.residual(values).size > drawn.residual(values).size
+
+
+def test_steps_that_are_off_widen_bands() -> None:
+    run, constants = Run(load_scenario(None, BASE)), {item.name: item.start for item in CONSTANTS["roofline"]}
+    log = EngineLog("run.json", "vllm-bench", tuple(served(CLOCK, sent(160, 5.0), outside_s=0.02)), ())
+    told = FittedRun(run.system, log, CLOCK, ClientOverhead())
+    right = told.misfit({**constants, **TRUTH})
+    slow = told.misfit({**constants, **TRUTH, "compute_efficiency": 0.25})
+    assert right["tpot"] < 0.1
+    assert slow["ttft"] > 0.5
 
 
 def test_a_log_without_moments_of_tokens_says_nothing() -> None:
