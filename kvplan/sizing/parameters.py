@@ -38,16 +38,15 @@ class Split:
     ``ep`` 1: the experts are cut like everything else. ``ep`` > 1: whole experts are dealt out to that many
     ranks. ``attention_ranks``: groups of the ``tp`` GPUs that have attention, state, embeddings and towers
     each for itself (data-parallel attention); with ``own_layers`` everything but the experts (vLLM's, each of
-    which is an engine of its own beside them). ``whole_embeddings``, ``whole_shared_experts``: each GPU has
-    all of these.
+    which is an engine of its own beside them). ``whole``: what each GPU has all of: embeddings, dense MLPs,
+    shared experts.
     """
 
     tp: int = 1
     ep: int = 1
     attention_ranks: int = 1
     own_layers: bool = False
-    whole_embeddings: bool = False
-    whole_shared_experts: bool = False
+    whole: frozenset[Component] = frozenset()
 
     @property
     def mixer_tp(self) -> int:
@@ -57,17 +56,16 @@ class Split:
     @property
     def embedding_tp(self) -> int:
         """GPUs over which embeddings are cut."""
-        return 1 if self.whole_embeddings else self.mixer_tp
+        return 1 if "embeddings" in self.whole else self.mixer_tp
 
     @property
     def dense_tp(self) -> int:
-        """GPUs over which MLPs that every token passes through are cut, and the output head."""
+        """GPUs over which MLPs that every token passes through are cut if they are, and the output head."""
         return self.mixer_tp if self.own_layers else self.tp
 
-    @property
-    def shared_tp(self) -> int:
-        """GPUs over which experts that every token passes through are cut."""
-        return 1 if self.whole_shared_experts else self.dense_tp
+    def mlp_tp(self, component: Component) -> int:
+        """GPUs over which dense MLPs or shared experts are cut."""
+        return 1 if component in self.whole else self.dense_tp
 
 
 WHOLE = Split()
@@ -234,13 +232,13 @@ def _cross(attention: CrossAttention, hidden: int, tp: int) -> Iterator[Tensor]:
 def mlp_tensors(mlp: Mlp, hidden: int, split: Split = WHOLE) -> Iterator[Tensor]:
     """The feed-forward weights of one layer."""
     if isinstance(mlp, DenseMlp):
-        yield from _dense(mlp, hidden, split.dense_tp, "dense_mlp")
+        yield from _dense(mlp, hidden, split, "dense_mlp")
     else:
         yield from _moe(mlp, hidden, split)
 
 
-def _dense(mlp: DenseMlp, hidden: int, tp: int, component: Component) -> Iterator[Tensor]:
-    width = share(mlp.intermediate_size, tp)
+def _dense(mlp: DenseMlp, hidden: int, split: Split, component: Component) -> Iterator[Tensor]:
+    width = share(mlp.intermediate_size, split.mlp_tp(component))
     up = width * (2 if mlp.gated else 1)
     yield matrix("up_proj", component, up, hidden)
     yield matrix("down_proj", component, hidden, width)
@@ -266,8 +264,8 @@ def _moe(mlp: MoeMlp, hidden: int, split: Split) -> Iterator[Tensor]:
         yield matrix("latent_up", "shared_experts", hidden, mlp.latent_size)
     if mlp.shared_intermediate_size:
         shared = DenseMlp(intermediate_size=mlp.shared_intermediate_size, gated=mlp.gated)
-        yield from _dense(shared, hidden, split.shared_tp, "shared_experts")
+        yield from _dense(shared, hidden, split, "shared_experts")
     if mlp.shared_gate:
         yield matrix("shared_gate", "router", 1, hidden)
     if mlp.dense is not None:
-        yield from _dense(mlp.dense, hidden, split.dense_tp, "dense_mlp")
+        yield from _dense(mlp.dense, hidden, split, "dense_mlp")

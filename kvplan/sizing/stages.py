@@ -13,7 +13,7 @@ from itertools import pairwise
 from kvplan.sizing.sglang.names import Version, named
 from kvplan.sizing.support import PLAIN_FAMILIES
 from kvplan.specs.attention import SharedAttention
-from kvplan.specs.schema import ModelSpec
+from kvplan.specs.schema import Component, ModelSpec
 
 MIDDLE_TAKES_MORE = (0, 8, 0)
 """vLLM from here on spares the last stage, and the first as long as it can; before, the last took all."""
@@ -97,10 +97,17 @@ _DEALING = (
 )  # fmt: skip
 """Classes of vLLM 0.33 that ask for ``use_sequence_parallel_moe``."""
 
+_DEALING_THROUGHOUT = ("deepseekv32", "glm5", "glmmoedsa")
+"""Of these, those whose dense layers do so, too."""
 
-def deals_tokens(model: ModelSpec) -> bool:
-    """Whether GPUs of one of vLLM's data-parallel ranks share its tokens out, not its shared experts."""
-    return named(model, *_DEALING)
+
+def whole_beside_dealt_tokens(model: ModelSpec) -> frozenset[Component]:
+    """What each GPU of one of vLLM's data-parallel ranks has all of, where they share its tokens out."""
+    if not named(model, *_DEALING):
+        return frozenset()
+    if named(model, *_DEALING_THROUGHOUT):
+        return frozenset({"shared_experts", "dense_mlp"})
+    return frozenset({"shared_experts"})
 
 
 def has_experts(model: ModelSpec) -> bool:

@@ -26,7 +26,7 @@ from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
 from kvplan.sizing.sglang.names import Version
 from kvplan.sizing.sharding import tp_dividing
-from kvplan.sizing.stages import StageTables, deals_tokens, everywhere, stages
+from kvplan.sizing.stages import StageTables, everywhere, stages, whole_beside_dealt_tokens
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.specs.model import Vision
@@ -37,6 +37,7 @@ UNQUANTIZED: frozenset[Component] = frozenset(("embeddings", "lm_head", "router"
 
 VOCAB_PADDING = 64
 CUT_EMBEDDINGS = (0, 5, 9)
+"""SGLang from here on cuts embeddings over the GPUs of an attention rank; before, each had all of them."""
 """Engines pad the vocabulary so that its shards are aligned."""
 
 
@@ -133,10 +134,12 @@ def stage_weights(
     held = stages(model.num_layers, pp, engine, version)[stage]
     formats = _formats(model, weights_format)
     own = attention_ranks > 1 and engine == "vllm"
-    # SGLang before this one did not cut embeddings over the GPUs of a rank.
-    whole = attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS
-    dealt = own and ep > 1 and tp > attention_ranks and deals_tokens(model)
-    split = Split(tp, ep, attention_ranks, own, whole, dealt)
+    whole: frozenset[Component] = frozenset()
+    if attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS:
+        whole = frozenset({"embeddings"})
+    elif own and ep > 1 and tp > attention_ranks:
+        whole = whole_beside_dealt_tokens(model)
+    split = Split(tp, ep, attention_ranks, own, whole)
     check_widths(model, split.dense_tp)
     ends = _ends(pp, stage, everywhere(model, engine, version))
     tensors = list(_tensors(model, split, held, ends, draft, engine))
