@@ -51,15 +51,16 @@ def test_starts_equal_sglangs(gpu: str) -> None:
 
 
 STAGES = Path(__file__).parent / "recorded" / "sglang-stages.csv"
-"""A sample of 360 starts with pipeline stages, ranks of data-parallel attention and experts dealt to ranks."""
+"""A sample of 480 starts with pipeline stages, ranks of data-parallel attention and experts dealt to ranks."""
 
 
 def test_starts_of_stages_and_ranks_equal_sglangs() -> None:
     with STAGES.open() as file:
         recorded = list(csv.DictReader(file))
     assert len(recorded) > 100
+    assert sum(1 < int(row["ranks"]) < int(row["tp"]) for row in recorded) > 20
     for row in recorded:
-        ranks = int(row["tp"]) if row["dp_attention"] == "1" else 1
+        ranks = int(row["ranks"])
         report = fit_model(
             load_model(row["model"]), load_gpu(row["gpu"]), engine="sglang", version="0.5.23",
             parallel=Parallel(tp=int(row["tp"]), pp=int(row["pp"]), attention_ranks=ranks),
