@@ -42,7 +42,7 @@ def prefill(new: int) -> StepBatch:
 
 @pytest.mark.parametrize("way", ["all_gather", "deepep_high_throughput", "deepep_low_latency"])
 def test_the_profile_pays_the_measured_exchange_instead_of_its_measured_sums(way: str) -> None:
-    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm", engine="vllm")
+    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm", engine="sglang")
     summed, sent = clock("profile"), clock("profile", expert_exchange=way)
     ours: Any = clock(expert_exchange=way).model
     tokens = np.array([4096.0])

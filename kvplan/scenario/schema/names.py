@@ -3,7 +3,7 @@
 Options of theirs that no field stands for are answered with what to do instead.
 """
 
-_DATA_PARALLEL = "parallel.replicas, and of ranks that share their experts parallel.attention_ranks,"
+_DATA_PARALLEL = "parallel.replicas or parallel.attention_ranks"
 
 CALLED_ELSEWHERE = {
     "tensor_parallel": "parallel.tp",
