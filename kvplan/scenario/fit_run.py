@@ -24,7 +24,7 @@ from kvplan.scenario.fit_constants import CHUNK, CLIENT, OUTSIDE, SERVER, SPREAD
 from kvplan.scenario.fit_misfit import misfit
 from kvplan.scenario.fit_mixture import two_kinds
 from kvplan.scenario.fit_prefix import prefix_left, untold_prefix
-from kvplan.scenario.fit_steps import AlikeSteps, grouping, seen_steps
+from kvplan.scenario.fit_steps import AlikeSteps, grouping, read_together, seen_steps
 from kvplan.scenario.fit_warmup import warming_up
 from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_limits import saturated
@@ -89,8 +89,8 @@ class FittedRun:
                 "compared: their tokens took longer than later ones at the same load, as those of an engine "
                 "that is warming up"
             )
-        several = grouping(self.log.rows)
-        return found if several is None else [*found, several]
+        several = (grouping(self.log.rows), read_together(self.log.rows) if self._steppable else None)
+        return [*found, *(each for each in several if each is not None)]
 
     def doubts(self, values: Mapping[str, float]) -> list[str]:
         """What in the run does not look like one engine that computed all prompts."""
@@ -121,10 +121,15 @@ class FittedRun:
             self._steps = self._seen()
         return self.warming
 
+    @property
+    def _steppable(self) -> bool:
+        """Whether gaps between tokens may be steps."""
+        return not self.log.drawn and self.replay.system.one_by_one
+
     def _seen(self) -> list[AlikeSteps]:
         """Steps that clients saw by themselves: of one engine, by moments of the log's own."""
-        system, config = self.replay.system, self.replay.system.config
-        if self.log.drawn or not system.one_by_one:
+        config = self.replay.system.config
+        if not self._steppable:
             return []
         since_s = self.rows[0].arrival_s if self.rows else 0.0
         if isinstance(config, EngineConfig):

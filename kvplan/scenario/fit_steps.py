@@ -13,7 +13,9 @@ Their time is the clock's alone, so that they are compared without a simulation.
 
 Gaps are one a step only where tokens came one by one. Streams that send several at a time
 (``--stream-interval``) have as many fewer gaps than tokens, of as many steps each; drafts and front ends that
-merge tokens have fewer, too, but not always as many: their gaps are left alone, and that is said.
+merge tokens have fewer, too, but not always as many: their gaps are left alone, and that is said. So are
+those of tokens that clients read several at a time, of which all but the first have no gap: something on the
+way collected them.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ BINS, LEAST = 8, 40
 """Bins by requests, each parted in two by cached tokens, and gaps that a part has at least."""
 TRIMMED = 0.1
 """Share of a part's gaps that is left out at either end: stalls, and tokens that a client read together."""
+SHORT, SHORTEST = 0.2, 0.02
+"""Of the mean gap of decoding alone, and of the usual time per token, below which a gap is no step."""
 PROMPT_BINS, FEWEST = 4, 8
 """Bins of steps with a prompt by its tokens, and steps that one has at least."""
 WITNESSES, LOOKED_AT = 6, 256
@@ -138,8 +142,21 @@ def seen_steps(rows: Sequence[Measured], most: int, *, mixes: bool, since_s: flo
     if size is None:
         return []
     moments = _Moments(rows)
+    alone = _alone(rows, moments)
+    if alone.together > TRIMMED:
+        return []
     prompts = _prompt_steps(rows, moments, most, since_s, mixes=mixes) if size == 1 else []
-    return [*_decode_steps(rows, moments, since_s, size), *prompts]
+    return [*_decode_steps(alone, moments, since_s, size), *prompts]
+
+
+def read_together(rows: Sequence[Measured]) -> str | None:
+    """What to say of tokens that were read together, so that gaps are no steps; None where they were not."""
+    if group_size(rows) is None or (share := _alone(rows, _Moments(rows)).together) <= TRIMMED:
+        return None
+    return (
+        f"{share:.0%} of the tokens came together with the one before: something between engine and client "
+        "(a proxy, a buffer, a coarse clock) collected them, so that gaps are not compared as steps"
+    )
 
 
 class _Moments:
@@ -180,23 +197,43 @@ class _Moments:
         return np.asarray(began - ended), np.asarray(still + growing * when)
 
 
-def _decode_steps(rows: Sequence[Measured], moments: _Moments, since_s: float, each: int) -> list[AlikeSteps]:
-    """Each of many gaps of ``each`` steps, which is why their mean is taken."""
+class _Alone(NamedTuple):
+    """Gaps of decoding alone: their seconds, when they began, and the share of them that is no step."""
+
+    gaps: Array
+    begins: Array
+    together: float
+
+
+def _alone(rows: Sequence[Measured], moments: _Moments) -> _Alone:
     import numpy as np
 
     gaps, begins = _gaps(rows)
-    requests, tokens = moments.decoding(begins)
-    alone = (moments.waiting(begins, begins + gaps) == 0) & (requests > 0) & (gaps > 0.0)
-    alone &= begins >= since_s
-    gaps, requests, tokens = gaps[alone], requests[alone], tokens[alone]
+    requests, _ = moments.decoding(begins)
+    alone = (moments.waiting(begins, begins + gaps) == 0) & (requests > 0)
+    gaps, begins = gaps[alone], begins[alone]
+    if not len(gaps):
+        return _Alone(gaps, begins, 0.0)
+    usual = statistics.median((row.e2e_s - row.ttft_s) / len(row.gaps) for row in rows if row.gaps)
+    together = gaps < max(SHORT * float(gaps.mean()), SHORTEST * usual)
+    return _Alone(gaps, begins, float(np.mean(together)))
+
+
+def _decode_steps(alone: _Alone, moments: _Moments, since_s: float, each: int) -> list[AlikeSteps]:
+    """Each of many gaps of ``each`` steps, which is why their mean is taken."""
+    import numpy as np
+
+    kept = (alone.gaps > 0.0) & (alone.begins >= since_s)
+    gaps = alone.gaps[kept]
+    requests, tokens = moments.decoding(alone.begins[kept])
     found = []
     for part in _parts(requests, tokens):
         if len(part) >= LEAST:
             ordered = np.sort(gaps[part])
             edge = int(TRIMMED * len(ordered))
             mean_s = float(ordered[edge : len(ordered) - edge].mean())
-            many, kept = (max(round(float(of[part].mean())), 1) for of in (requests, tokens))
-            found.append(AlikeSteps((SeenStep(mean_s / each, (decoding(many, kept),)),)))
+            many, cached = (max(round(float(of[part].mean())), 1) for of in (requests, tokens))
+            found.append(AlikeSteps((SeenStep(mean_s / each, (decoding(many, cached),)),)))
     return found
 
 

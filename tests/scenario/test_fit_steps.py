@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_right
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.fit_constants import CONSTANTS
 from kvplan.scenario.fit_prefix import untold_prefix
 from kvplan.scenario.fit_run import FittedRun
-from kvplan.scenario.fit_steps import group_size, grouping, seen_steps
+from kvplan.scenario.fit_steps import group_size, grouping, read_together, seen_steps
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.measured import Measured, measured_row
 from kvplan.scenario.run import Run
@@ -242,3 +243,34 @@ def test_what_came_while_it_warmed_up_is_left_out() -> None:
         assert found["step_s"] + 15.2e9 / (found["memory_efficiency"] * 3.35e12) == pytest.approx(
             step, rel=0.1
         )
+
+
+@pytest.mark.parametrize("window_s", [0.05, 0.1, 0.5])
+def test_tokens_that_were_read_together_are_no_steps(window_s: float) -> None:
+    """A proxy hands on what it has, every so often."""
+    rows = [_collected(row, window_s) for row in served(CLOCK, sent(200, 5.0))]
+    assert seen_steps(rows, CHUNK, mixes=True) == []
+    assert "came together" in str(read_together(rows))
+
+
+@pytest.mark.parametrize("first", [0.0, 1e-6, 5e-324])
+def test_answers_that_came_at_once_are_no_steps(first: float) -> None:
+    rows = [
+        replace(row, gaps=(math.fsum(row.gaps), *[first] * (len(row.gaps) - 1)))
+        for row in served(CLOCK, sent(200, 5.0))
+    ]
+    assert seen_steps(rows, CHUNK, mixes=True) == []
+
+
+def test_gaps_that_differ_are_not_called_read_together() -> None:
+    rows = served(CLOCK, sent(160, 5.0))
+    assert read_together(rows) is None
+    assert read_together([replace(row, gaps=()) for row in rows]) is None
+
+
+def _collected(row: Measured, window_s: float) -> Measured:
+    moments = list(accumulate(row.gaps, initial=row.arrival_s + row.ttft_s))
+    handed = [math.ceil(moment / window_s) * window_s for moment in moments]
+    ttft_s, e2e_s = (moment - row.arrival_s for moment in (handed[0], handed[-1]))
+    gaps = tuple((after - before) or 5e-6 for before, after in pairwise(handed))
+    return replace(row, ttft_s=ttft_s, e2e_s=e2e_s, gaps=gaps)

@@ -7,7 +7,9 @@ said, as long as anything can be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ MAX_ROWS = 5_000_000
 MAX_HEADER = 10_000
 MOST_NAMED = 15
 """Columns of a table that a message names."""
+LONGEST_NAME, LONGEST = 60, 1_000
+"""Characters of a column's name that it shows, and of a text in a table."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that a repository keeps elsewhere."""
 _UNITS = {"latency": 1e-3, "latency_ms": 1e-3, "latency_us": 1e-6, "latency_s": 1.0}
@@ -43,8 +47,13 @@ def table_files(places: Iterable[str | Path]) -> Iterator[tuple[Path, bool]]:
 
 def _is_table(path: Path) -> bool:
     """Whether a file of a directory is one; collectors call CSV ``.txt`` too, as licences are."""
+    if path.is_dir():
+        return False
     if path.suffix == ".txt" and path.is_file():
-        head = _first_line(path)
+        try:
+            head = _first_line(path)
+        except OSError:
+            return True  # which reading it will say
         names = {part.strip().decode("utf-8", "replace") for part in head.split(b",")}
         return "op_name" in names or head.startswith(LFS_POINTER)
     return path.suffix in (".parquet", ".csv")
@@ -64,14 +73,19 @@ def table_rows(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if _first_line(path).startswith(LFS_POINTER):
+    if path.exists() and not path.is_file():
+        raise DataError("no file that can be read twice", where=str(path), hint="save the table as a file")
+    head = _first_line(path)
+    if head.startswith(LFS_POINTER):
         raise DataError(
             "a pointer of Git LFS, not the table it stands for", where=str(path),
             hint="fetch the files themselves: git lfs pull",
         )  # fmt: skip
     if path.suffix in (".csv", ".txt"):
         try:
-            mark = delimiter_of(_first_line(path).decode("utf-8", "replace"))
+            first = head.decode("utf-8", "replace")
+            mark = delimiter_of(first)
+            _check_names([name.strip().strip('"') for name in first.split(mark)], path)
             frame = pd.read_csv(path, nrows=MAX_ROWS + 1, low_memory=False, sep=mark)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
             raise DataError(f"not a CSV table: {exc}", where=str(path)) from exc
@@ -102,22 +116,23 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     import pandas as pd
 
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
-    if frame.columns.has_duplicates:
-        twice = ", ".join(sorted(set(frame.columns[frame.columns.duplicated()])))
-        raise DataError(f"several columns are called {twice}", where=str(path), hint="keep one of them")
+    _check_names(list(frame.columns), path)
     frame = one_direction_a_row(frame)
     timed = [name for name in _UNITS if name in frame]
     missing = [name for name in ("op_name", "device") if name not in frame] + ([] if timed else ["latency"])
     if missing:
         raise DataError(
             f"a table of measurements needs the columns {', '.join(missing)}; this has "
-            f"{', '.join(map(str, frame.columns[:MOST_NAMED]))}",
+            f"{_listed(frame.columns)}",
             where=str(path),
             hint="op_name, device and latency (milliseconds), and the shape columns of the kernel",
         )
     for name in TEXTS:
         if name in frame:
             frame[name] = frame[name].astype(object).map(_stripped)
+            longest = max((len(text) for text in frame[name] if isinstance(text, str)), default=0)
+            if longest > LONGEST:
+                raise DataError(f"column {name} has a text of {longest:,} characters", where=str(path))
     frame = frame[frame["op_name"] != "op_name"]  # heads of files that were put behind one another
     if frame.empty:
         return frame
@@ -135,6 +150,20 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         # Rows of dispatch have microseconds: their latency is the sum of columns that may say so, too.
         unit[(frame["op_name"] == "moe_a2a").to_numpy(dtype=bool)] = _UNITS["latency_us"]
     return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * unit)
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    """Refuse a head with a name twice: pandas calls the second one otherwise."""
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise DataError(
+            f"several columns are called {_listed(sorted(twice))}", where=str(path), hint="keep one of them"
+        )
+
+
+def _listed(names: Iterable[object]) -> str:
+    """The first of many names, each cut where it is long."""
+    return ", ".join(str(name)[:LONGEST_NAME] for name in islice(names, MOST_NAMED))
 
 
 def _stripped(value: object) -> object:

@@ -95,6 +95,10 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
             frame = table_rows(path)
         except DataError as exc:
             why.append(exc)
+        except OSError as exc:  # a link to nothing, or a file that only others may read
+            if named:
+                raise
+            why.append(DataError(exc.strerror or str(exc), where=str(path)))
         else:
             found = _tables(frame, path, notes, why)
         if named and why and not found:

@@ -1,5 +1,7 @@
 """Folders as collectors leave them: tables of every kind of kernel, engine and version, and other files."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -186,3 +188,34 @@ def test_only_vllms_backends_of_latents_read_a_prompts_as_they_are(tmp_path, eng
     frame.to_csv(tmp_path / "t.csv", index=False)
     (family,) = read_measurements([tmp_path / "t.csv"]).families
     assert set(family.shapes["head_dim"]) == {dim}
+
+
+def test_links_to_nothing_and_pipes_of_a_folder_are_left_out(tmp_path):
+    sums().to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    (tmp_path / "itself.parquet").symlink_to("itself.parquet")
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    read = read_measurements([tmp_path])
+    assert [family.op for family in read.families] == ["all_reduce"]
+    for name in ("gone.csv", "itself.parquet", "pipe.csv"):
+        assert sum(name in note for note in read.notes) == 1
+    with pytest.raises(FileNotFoundError):
+        read_measurements([tmp_path / "gone.csv"])
+
+
+def test_a_column_twice_is_refused_before_pandas_calls_it_otherwise(tmp_path):
+    path = tmp_path / "a.csv"
+    head, *lines = sums().to_csv(index=False).splitlines()
+    path.write_text("\n".join([f"{head},latency", *(f"{line},1" for line in lines)]))
+    with pytest.raises(DataError, match="several columns are called latency"):
+        read_measurements([path])
+
+
+def test_messages_do_not_repeat_what_is_endless(tmp_path):
+    sums().assign(kernel_source="x" * 100_000).to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "b.csv").write_text(f"{'y' * 5000},z\n1,2\n")
+    for name in ("a.csv", "b.csv"):
+        with pytest.raises(DataError) as caught:
+            read_measurements([tmp_path / name])
+        assert len(str(caught.value)) < 500
