@@ -53,6 +53,9 @@ WITNESSES, LOOKED_AT = 6, 256
 """Requests that decoded, by which a step with another's first token is told, and those that are asked."""
 TOGETHER = 0.2
 """Share of a gap within which a first token comes with the one that ends it."""
+AGREED, ONE_CLOCK = 0.5, 0.7
+"""Share of the witnesses of a step that one has more than, and of first tokens that have so many, from which
+the clocks of all clients are one."""
 LATE = 3
 """Gaps before it than which a step with a prompt is not shorter."""
 EVEN = 0.9
@@ -243,7 +246,7 @@ def _prompt_steps(
     """One for each first token that came with others' tokens while nobody else waited."""
     import numpy as np
 
-    found = []
+    found, agreed = [], []
     tokens_at = [list(accumulate(row.gaps, initial=row.arrival_s + row.ttft_s)) for row in rows]
     by_first = sorted(range(len(rows)), key=lambda index: tokens_at[index][0])
     for place, index in enumerate(by_first):
@@ -251,11 +254,14 @@ def _prompt_steps(
         others = reversed(by_first[max(place - LOOKED_AT, 0) : place])
         witnessed = (_around(tokens_at[other], first, ends=mixes) for other in others)
         seen = list(islice((gap for gap in witnessed if gap is not None), WITNESSES))
+        together = [gap for gap in seen if gap.together]
+        if seen:
+            agreed.append(len(together) > AGREED * len(seen))
         # A first token that came later than the others of its step looks like that of one of the next ones.
-        if not seen or any(gap.shorter for gap in seen):
+        if not seen or not agreed[-1] or any(gap.shorter for gap in together):
             continue
-        gap_s = statistics.median(gap.seconds for gap in seen)
-        began = statistics.median(gap.end_s for gap in seen) - gap_s
+        gap_s = statistics.median(gap.seconds for gap in together)
+        began = statistics.median(gap.end_s for gap in together) - gap_s
         cached = min(row.cached_tokens or 0, row.prompt_tokens - 1)
         prompt = (cached, row.prompt_tokens - cached)
         at = np.array([began])
@@ -269,6 +275,8 @@ def _prompt_steps(
             else (decoding(0, 0, [prompt]), decoding(requests, tokens))
         )
         found.append((prompt[1], SeenStep(gap_s, steps)))
+    if agreed and sum(agreed) < ONE_CLOCK * len(agreed):
+        return []
     found.sort(key=lambda each: each[0])
     count = min(PROMPT_BINS, len(found) // FEWEST)
     edges = [len(found) * part // count for part in range(count + 1)] if count else []
@@ -276,25 +284,27 @@ def _prompt_steps(
 
 
 class _Gap(NamedTuple):
-    """Its length and end, and whether one of those just before was longer."""
+    """Its length and end; whether one just before was longer, and whether the moment came with it."""
 
     seconds: float
     end_s: float
     shorter: bool
+    together: bool
 
 
 def _around(tokens_at: Sequence[float], moment: float, *, ends: bool) -> _Gap | None:
-    """The gap that holds a moment, or ends with it (``ends``); None where none does."""
+    """The gap that holds a moment, or ends next to it (``ends``); None where none does."""
     place = bisect_left(tokens_at, moment)
     if ends and (place == len(tokens_at) or moment - tokens_at[place - 1] < tokens_at[place] - moment):
         place -= 1
     if not 2 <= place < len(tokens_at):
         return None
     gap = tokens_at[place] - tokens_at[place - 1]
-    if ends and abs(tokens_at[place] - moment) > TOGETHER * gap:
+    together = not ends or abs(tokens_at[place] - moment) <= TOGETHER * gap
+    if not together and moment > tokens_at[-1]:  # it had ended by then
         return None
     longest = max(after - before for before, after in pairwise(tokens_at[max(place - 1 - LATE, 0) : place]))
-    return _Gap(gap, tokens_at[place], longest > (1.0 + TOGETHER) * gap)
+    return _Gap(gap, tokens_at[place], longest > (1.0 + TOGETHER) * gap, together)
 
 
 def _gaps(rows: Sequence[Measured]) -> tuple[Array, Array]:

@@ -274,3 +274,16 @@ def _collected(row: Measured, window_s: float) -> Measured:
     ttft_s, e2e_s = (moment - row.arrival_s for moment in (handed[0], handed[-1]))
     gaps = tuple((after - before) or 5e-6 for before, after in pairwise(handed))
     return replace(row, ttft_s=ttft_s, e2e_s=e2e_s, gaps=gaps)
+
+
+@pytest.mark.parametrize("apart_s", [0.05, 0.2, 1.0])
+def test_clients_whose_clocks_differ_tell_no_steps_with_prompts(apart_s: float) -> None:
+    """Other clients' tokens then end with a first token by chance."""
+    behind = [random.Random(client).uniform(-apart_s, apart_s) for client in range(8)]
+    rows = [
+        replace(row, arrival_s=row.arrival_s + behind[index % 8])
+        for index, row in enumerate(served(CLOCK, sent(200, 5.0)))
+    ]
+    found = seen_steps(rows, CHUNK, mixes=True)
+    assert not any(each.prompts for each in found)
+    assert all(abs(each.off(CLOCK)) < 0.03 for each in found)
