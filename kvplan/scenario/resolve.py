@@ -12,7 +12,7 @@ from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.replayed import replayed_windows
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.vllm import vllm_config
-from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.parallel import Parallel, check_degrees
 from kvplan.units import format_bytes, format_tokens
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     engine, cache = scenario.engine, scenario.cache
     spread = scenario.parallel
     parallel = Parallel(tp=spread.tp, pp=spread.pp, cp=spread.cp, attention_ranks=spread.ranks)
+    check_degrees(parallel)
     assumed: list[Assumption] = []
     warnings: list[str] = []
     model = gpu = None

@@ -16,6 +16,7 @@ from kvplan.sizing.computing import activation_dtype, loaded_format
 from kvplan.sizing.context import default_context, longest_context, reach
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.parallel import attention_ranks as ranks_among
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
 from kvplan.sizing.serving import BLACKWELL, Serving, resolve_serving
 from kvplan.sizing.sglang.format import sparse_format
@@ -340,15 +341,15 @@ def choose_parallel(
             check_count(name, value, MAX_GPUS)
 
     def ranks(tp: int) -> int:
-        return attention_ranks or (tp if dp_attention else 1)
+        return ranks_among(tp, dp_attention=dp_attention, given=attention_ranks)
 
     if tp is None:
         if gpus % pp:
             raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")
+        sizes = (size for size in range(gpus // pp, 0, -1) if gpus // pp % size == 0)
         tp = next(
-            size
-            for size in range(gpus // pp, 0, -1)
-            if gpus // pp % size == 0 and _divides(model, Parallel(tp=size, attention_ranks=ranks(size)))
+            (size for size in sizes if _divides(model, Parallel(tp=size, attention_ranks=ranks(size)))),
+            gpus // pp,  # which is refused below, by its reason
         )
     if gpus % (tp * pp):
         raise UsageError(

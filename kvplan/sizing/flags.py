@@ -200,7 +200,7 @@ def _vllm(report: FitReport) -> str:
         flags.append(f"--tensor-parallel-size {parallel.attention_tp}")
     if parallel.pp > 1:
         flags.append(f"--pipeline-parallel-size {parallel.pp}")
-    if report.expert_parallel or (parallel.dp_attention and has_experts(report.model)):
+    if report.expert_parallel:
         flags.append("--enable-expert-parallel")
     flags.append(f"--max-model-len {report.max_model_len}")
     if kv != "auto":

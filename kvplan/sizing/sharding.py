@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kvplan.errors import UsageError
-from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.parallel import Parallel, check_degrees
 from kvplan.sizing.state import shard_sizes, shared_groups
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.model import Block, ModelSpec
-from kvplan.units import MAX_GPUS, check_count
 
 
 def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
@@ -27,15 +26,9 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     Raises:
         UsageError: naming the degree, the field of the model, and what would work.
     """
-    for name in ("tp", "pp", "cp", "dp", "attention_ranks"):
-        check_count(name, getattr(parallel, name), MAX_GPUS)
+    check_degrees(parallel)
     if parallel.pp > model.num_layers:
         raise UsageError(f"pp {parallel.pp} is more than the {model.num_layers} layers of {model.name}")
-    if parallel.tp % parallel.attention_ranks:
-        raise UsageError(
-            f"tp {parallel.tp} is no multiple of {parallel.attention_ranks} attention ranks",
-            hint=f"use one of {', '.join(str(n) for n in range(1, parallel.tp + 1) if parallel.tp % n == 0)}",
-        )
     tp = parallel.attention_tp
     if tp == 1:
         return

@@ -129,6 +129,20 @@ def test_what_is_refused(flags: dict[str, Any], text: str) -> None:
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spread", "text"),
+    [
+        ({"tp": 8, "attention_ranks": 3}, "tp 8 is no multiple of 3 attention ranks"),
+        ({"attention_ranks": 2}, "tp 1 is no multiple of 2 attention ranks"),
+        ({"tp": 8, "dp_attention": True, "attention_ranks": 1}, "attention_ranks 1 keeps them together"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused_without_a_model(spread: dict[str, Any], text: str) -> None:
+    flags = {**LINEAR, **CHAT, "cache.blocks": 4000, "engine.max_model_len": 4096}
+    with pytest.raises(KvplanError, match=text):
+        run_of({**flags, **{f"parallel.{name}": value for name, value in spread.items()}})
+
+
 def test_every_replica_has_a_host_tier_of_its_own() -> None:
     run = run_of(
         {

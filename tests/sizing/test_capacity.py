@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -201,6 +202,18 @@ def test_gpus_are_spread_over_ranks_and_replicas(
 def test_gpus_that_cannot_be_spread_are_refused(hand_model: Hand, gpus: int, tp: int, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         choose_parallel(hand_model("llama-3.1-8b"), gpus, tp=tp)
+
+
+@pytest.mark.parametrize(
+    ("dealt", "message"),
+    [
+        ({"attention_ranks": 3}, "tp 8 is no multiple of 3 attention ranks"),
+        ({"attention_ranks": 1, "dp_attention": True}, "attention_ranks 1 keeps them together"),
+    ],
+)
+def test_ranks_that_gpus_cannot_be_are_refused(hand_model: Hand, dealt: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose_parallel(hand_model("llama-3.1-8b"), 8, **dealt)
 
 
 # Remedies and flags

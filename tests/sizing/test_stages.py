@@ -128,15 +128,16 @@ def test_layers_that_read_the_kv_of_another_stage_have_no_command() -> None:
     assert "layer 18 of gemma-4-e2b, on stage 1, reads the KV of layer 13" in reason
 
 
-def test_experts_are_not_dealt_where_there_are_none() -> None:
-    gpu = load_gpu("h100-sxm")
-    dense, mixed = (
-        fit_model(load_model(name), gpu, max_model_len=4096, parallel=Parallel(tp=2, attention_ranks=2))
-        for name in ("qwen3-8b", "qwen3-30b-a3b")
-    )
-    flag = "--enable-expert-parallel"
-    assert flag not in (engine_flags(dense)["vllm"] or flag)
-    assert flag in (engine_flags(mixed)["vllm"] or "")
+def test_experts_are_dealt_where_that_was_sized() -> None:
+    """Unasked, vLLM's data-parallel ranks cut experts over all of them."""
+    gpu, flag, ranks = load_gpu("h100-sxm"), "--enable-expert-parallel", Parallel(tp=2, attention_ranks=2)
+    for name, dealt in (("qwen3-8b", False), ("qwen3-30b-a3b", False), ("qwen3-30b-a3b", True)):
+        report = fit_model(
+            load_model(name), gpu, max_model_len=4096, parallel=ranks, expert_parallel=dealt
+        )  # fmt: skip
+        command = engine_flags(report)["vllm"] or ""
+        assert "--data-parallel-size 2" in command
+        assert (flag in command) is dealt
     asked = fit_model(
         load_model("qwen3-8b"), gpu, max_model_len=4096, parallel=Parallel(tp=2), expert_parallel=True
     )

@@ -65,6 +65,7 @@ def size(
     from kvplan.errors import UsageError
     from kvplan.sizing.attention import default_format
     from kvplan.sizing.parallel import Parallel
+    from kvplan.sizing.parallel import attention_ranks as ranks_among
     from kvplan.sizing.retention import parse_retention
     from kvplan.sizing.size import size_model
     from kvplan.specs.formats import kv_format, kv_pair
@@ -79,13 +80,14 @@ def size(
         raise UsageError(f"{spec.name} does not say how long its context is", hint="give --ctx")
     tokens = parse_tokens(ctx) if ctx is not None else spec.max_context
     assert tokens is not None
+    ranks = ranks_among(tp, dp_attention=dp_attention, given=attention_ranks)
     report = size_model(
         spec,
         context_tokens=tokens,
         kv=form,
         batch=batch,
         block_size=block_size,
-        parallel=Parallel(tp, pp, cp, dp, attention_ranks or (tp if dp_attention else 1)),
+        parallel=Parallel(tp, pp, cp, dp, ranks),
         retention=retention,
         max_num_batched_tokens=max_num_batched_tokens,
         encoder_tokens=parse_tokens(encoder_tokens) if encoder_tokens is not None else None,

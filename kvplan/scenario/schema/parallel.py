@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from kvplan.engine.router import ROUTERS
 from kvplan.scenario.schema.part import Part, Ranks
+from kvplan.sizing.parallel import attention_ranks
 
 Replicas = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
@@ -42,7 +43,7 @@ class ParallelPart(Part):
     @property
     def ranks(self) -> int:
         """Groups of the ``tp`` GPUs that have sequences of their own; 1 without data-parallel attention."""
-        return self.attention_ranks or (self.tp if self.dp_attention else 1)
+        return attention_ranks(self.tp, dp_attention=self.dp_attention, given=self.attention_ranks)
 
 
 class RoutingPart(Part):
