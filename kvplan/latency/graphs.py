@@ -228,7 +228,7 @@ def launching(
 def kernels_of(work: StepWork) -> int:
     """Kernels of one step on one rank, all layers."""
     count = TAIL_KERNELS + LAYER_KERNELS * work.layers
-    count += work.all_reduces + work.own_reduces + 2 * work.expert_layers
+    count += work.all_reduces + work.own_reduces + work.own_gathers + 2 * work.expert_layers
     count += sum(item.count * (2 if item.format.name in QUANTISING else 1) for item in work.linears)
     count += ATTENTION_KERNELS * sum(item.layers for item in work.attentions)
     count += STATE_KERNELS * work.state_layers + EXPERT_KERNELS * sum(item.layers for item in work.experts)

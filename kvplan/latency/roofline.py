@@ -30,7 +30,7 @@ from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
 from kvplan.latency.expert_exchange import linked
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
 from kvplan.latency.graphs import KEY as LAUNCH
-from kvplan.latency.link import SPREAD, Exchange
+from kvplan.latency.link import PER_BYTE, SPREAD, Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
 from kvplan.latency.parts import StepParts
@@ -95,12 +95,13 @@ class RooflineConstants:
         )
 
 
-_NO_REDUCES: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+_NO_REDUCES: tuple[PER_BYTE, ...] = ((0.0, 0.0),)
 
 
-def _reduces(exchange: Exchange, ranks: int, count: int, row: int) -> tuple[tuple[float, float], ...]:
-    """``count`` all-reduces in each of the ways there are: seconds fixed, and for each token."""
-    return tuple((count * fixed, count * byte * row) for fixed, byte in exchange.reduce_ways(ranks))
+def _reduces(exchange: Exchange, ranks: int, count: int, row: int, gathers: int = 0) -> tuple[PER_BYTE, ...]:
+    """``count`` all-reduces in each of the ways there are, and gathers: seconds fixed, and for each token."""
+    (once, per), ways = exchange.gather(ranks), exchange.reduce_ways(ranks)
+    return tuple((count * a + gathers * once, (count * b + gathers * per) * row) for a, b in ways)
 
 
 class Roofline:
@@ -165,7 +166,8 @@ class Roofline:
         if exchange is not None:
             row = work.hidden_size * work.activation_bytes
             self._reduces = _reduces(exchange, work.ranks, work.all_reduces, row)
-            self._own_reduces = _reduces(exchange, work.ranks // work.attention_ranks, work.own_reduces, row)
+            own, gathers = work.ranks // work.attention_ranks, work.own_gathers
+            self._own_reduces = _reduces(exchange, own, work.own_reduces, row, gathers)
             if work.expert_layers:
                 fixed, per_byte = linked(work, exchange)
                 self._passed_fixed += work.expert_layers * fixed
@@ -234,9 +236,10 @@ class Roofline:
         return seconds
 
     def _matrices(self, tokens: int, *, joint: bool) -> float:
+        gemm = self.sheet.gemm
         return sum(
-            item.count * self.sheet.gemm(tokens, item.outputs, item.inputs, item.weight_bytes, item.format)
-            for item in self.work.linears if item.joint is joint
+            it.count * gemm(-(-tokens // it.dealt), it.outputs, it.inputs, it.weight_bytes, it.format)
+            for it in self.work.linears if it.joint is joint
         )  # fmt: skip
 
     def _experts(self, tokens: int) -> float:

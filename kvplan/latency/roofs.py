@@ -88,7 +88,7 @@ class Roofs:
         compute = size = 0.0
         for item in matrices:
             peak, _ = self._sheet.multiplication(item.format)
-            compute += item.count * 2.0 * tokens * item.outputs * item.inputs / peak
+            compute += item.count * 2.0 * tokens / item.dealt * item.outputs * item.inputs / peak
             size += item.count * item.weight_bytes
         return Roof(compute, size / self._bandwidth)
 

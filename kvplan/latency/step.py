@@ -86,7 +86,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     tokens = _token_grid(MAX_TOKENS)
     total, together = np.zeros(tokens.size), np.zeros(tokens.size)
     for item in work.linears:
-        seconds = item.count * linear_seconds(kernels, item, tokens, notes)
+        seconds = item.count * linear_seconds(kernels, item, np.ceil(tokens / item.dealt), notes)
         together += seconds if item.joint else 0.0
         total += 0.0 if item.joint else seconds
     for experts in work.experts:
@@ -105,8 +105,10 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         total += attention.layers * (call + token * tokens)
     if exchange is not None and work.own_reduces:
         size = tokens * work.hidden_size * work.activation_bytes
-        own = _summing(kernels, exchange, work.ranks // work.attention_ranks, size)
-        total += work.own_reduces * own[0]
+        own = work.ranks // work.attention_ranks
+        fixed, per_byte = exchange.gather(own)
+        total += work.own_reduces * _summing(kernels, exchange, own, size)[0]
+        total += work.own_gathers * (fixed + per_byte * size)
     links = None if exchange is None else _collectives(kernels, work, exchange, tokens, notes)
     head = linear_seconds(kernels, work.head, _token_grid(MAX_SAMPLED), notes)
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), notes)

@@ -18,7 +18,7 @@ from kvplan.sizing.parameters import Split, block_tensors
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.tensor import share
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
-from kvplan.sizing.weights import UNQUANTIZED
+from kvplan.sizing.weights import UNQUANTIZED, split_of
 from kvplan.specs.formats import KvFormat
 from kvplan.specs.schema import (
     ModelSpec,
@@ -30,7 +30,8 @@ from kvplan.specs.schema import (
 class Linear:
     """``count`` matrices of ``outputs`` x ``inputs`` that every token multiplies.
 
-    ``joint``: with data-parallel attention, the tokens of all ranks do.
+    ``joint``: with data-parallel attention, the tokens of all ranks do. ``dealt``: GPUs of a rank each of
+    which multiplies its share of the rank's tokens.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Linear:
     format: WeightFormat
     count: int
     joint: bool = False
+    dealt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class StepWork:
     """Everything a step does on one rank.
 
     ``all_reduces``: of a step's tokens over the ``ranks``; with data-parallel attention of the tokens of all
-    ``attention_ranks``, and ``own_reduces`` of the tokens of one of these over its GPUs. ``expert_layers``:
+    ``attention_ranks``, and ``own_reduces`` of the tokens of one of these over its GPUs; ``own_gathers``: of
+    those tokens, where its GPUs have dealt them among them before a layer of experts. ``expert_layers``:
     layers whose tokens are sent to their experts' ranks and back, in the way that ``expert_exchange`` names.
     ``expert_ranks``: ranks that experts are dealt to.
     """
@@ -84,6 +87,7 @@ class StepWork:
     state_layers: int
     all_reduces: int
     own_reduces: int
+    own_gathers: int
     expert_layers: int
     stage_hops: int
     ranks: int
@@ -163,8 +167,8 @@ def step_work(
     sums = expert_ranks == 1 or (engine == "vllm" and not joint)
     way = SUMMED if sums else expert_exchange or (GATHERED if joint else SUMMED)
     sent = way != SUMMED
-    own = joint and engine == "vllm"
-    split = Split(tp, expert_ranks, parallel.attention_ranks, own)
+    split = split_of(model, tp=tp, ep=expert_ranks, attention_ranks=parallel.attention_ranks, engine=engine)
+    own, dealt = split.own_layers, attention_tp if split.whole else 1
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
     experts: list[Experts] = []
@@ -180,7 +184,10 @@ def step_work(
             form = formats.of(tensor.component)
             size = form.matrix(tensor.outputs, tensor.inputs) * tensor.stack
             shared = joint and not own and tensor.component in _JOINT
-            linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared))
+            gpus = dealt if tensor.component in split.whole else 1
+            linears.append(
+                Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared, gpus)
+            )
         if block.attention is not None:
             attentions += attention_work(block.attention, count, parallel, keeping, notes)
             own_reduces += count
@@ -228,6 +235,7 @@ def step_work(
         # Where tokens are sent to experts, a layer of experts sums nothing over ranks.
         all_reduces=_summed(reduces - (expert_layers if sent else 0) + (0 if joint else own_reduces), tp),
         own_reduces=_summed(own_reduces if joint else 0, attention_tp),
+        own_gathers=expert_layers if dealt > 1 else 0,
         expert_layers=expert_layers if sent else 0,
         stage_hops=parallel.pp - 1,
         ranks=tp,

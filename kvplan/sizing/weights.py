@@ -36,9 +36,9 @@ UNQUANTIZED: frozenset[Component] = frozenset(("embeddings", "lm_head", "router"
 """Parts that quantized checkpoints leave in the model's dtype unless they say otherwise."""
 
 VOCAB_PADDING = 64
+"""Engines pad the vocabulary so that its shards are aligned."""
 CUT_EMBEDDINGS = (0, 5, 9)
 """SGLang from here on cuts embeddings over the GPUs of an attention rank; before, each had all of them."""
-"""Engines pad the vocabulary so that its shards are aligned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +133,7 @@ def stage_weights(
     """
     held = stages(model.num_layers, pp, engine, version)[stage]
     formats = _formats(model, weights_format)
-    own = attention_ranks > 1 and engine == "vllm"
-    whole: frozenset[Component] = frozenset()
-    if attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS:
-        whole = frozenset({"embeddings"})
-    elif own and ep > 1 and tp > attention_ranks:
-        whole = whole_beside_dealt_tokens(model)
-    split = Split(tp, ep, attention_ranks, own, whole)
+    split = split_of(model, tp=tp, ep=ep, attention_ranks=attention_ranks, engine=engine, version=version)
     check_widths(model, split.dense_tp)
     ends = _ends(pp, stage, everywhere(model, engine, version))
     tensors = list(_tensors(model, split, held, ends, draft, engine))
@@ -166,6 +160,19 @@ def stage_weights(
         rounding_bytes=allocated + _dtype_bytes(formats) * norms - stored,
         repack_bytes=_repack_bytes([tensor for tensor, _ in tensors], formats),
     )
+
+
+def split_of(
+    model: ModelSpec, *, tp: int, ep: int, attention_ranks: int, engine: str, version: Version | None = None
+) -> Split:
+    """How an engine cuts the layers of a model; the arguments are those of :func:`stage_weights`."""
+    own = attention_ranks > 1 and engine == "vllm"
+    whole: frozenset[Component] = frozenset()
+    if attention_ranks > 1 and engine == "sglang" and (version or CUT_EMBEDDINGS) < CUT_EMBEDDINGS:
+        whole = frozenset({"embeddings"})
+    elif own and ep > 1 and tp > attention_ranks:
+        whole = whole_beside_dealt_tokens(model)
+    return Split(tp, ep, attention_ranks, own, whole)
 
 
 def check_widths(model: ModelSpec, tp: int) -> None:

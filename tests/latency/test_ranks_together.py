@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 
 from kvplan.engine.protocols import LatencyModel, StepBatch, Together, together
 from kvplan.latency.graphs import Launching
+from kvplan.latency.work import step_work
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
+from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.weights import stage_weights
+from kvplan.specs.catalog import load_model
+from kvplan.specs.formats import kv_format
 
 VLLM = Launching(
     kernels=1000, attention=240, pieces=61, full=(1, 2, 4, 8, 16), piecewise=(1, 2, 4, 8, 16, 32),
@@ -100,3 +105,25 @@ def decode_alone(model: LatencyModel) -> float:
     batch = decode(12)
     together([batch], 4)
     return model.step_seconds(batch)
+
+
+def test_ranks_of_several_gpus_share_tokens_out_before_experts_where_the_bill_keeps_shared_experts_whole() -> (
+    None
+):
+    """As vLLM's ``use_sequence_parallel_moe``: whole shared experts for a part of the tokens, gathered after."""
+    model = load_model("deepseek-v3")
+    spread = Parallel(tp=8, attention_ranks=2)
+    form = kv_format("bf16")
+    dealt, cut = (
+        step_work(model, parallel=spread, kv_format=form, expert_parallel=each) for each in (True, False)
+    )
+    for work, ep in ((dealt, 8), (cut, 1)):
+        bill = stage_weights(model, tp=8, ep=ep, attention_ranks=2).by_component["shared_experts"]
+        read = sum(
+            item.count * item.weight_bytes for item in work.linears
+            if item.name in ("up_proj", "down_proj") and item.count == 58
+        )  # fmt: skip
+        assert read == pytest.approx(bill, rel=1e-6)
+    assert {item.dealt for item in dealt.linears} == {1, 4}
+    assert {item.dealt for item in cut.linears} == {1}
+    assert (dealt.own_gathers, cut.own_gathers) == (58, 0)
