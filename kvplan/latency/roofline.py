@@ -43,7 +43,6 @@ TTFT_BAND = (-0.30, 0.30)
 E2E_BAND = (-0.20, 0.20)
 """Where a datasheet roofline's errors lie on models it was never fitted to, nine times in ten."""
 
-
 LEAST_SHARE = 1e-3
 """Of a peak that a constant may say is reached."""
 
