@@ -220,9 +220,14 @@ def test_a_shared_prompt_that_nobody_told_of_is_noticed() -> None:
     assert untold_prefix([], CLOCK) == 0
 
 
-def test_gaps_tell_what_percentiles_do_not() -> None:
-    rows = served(CLOCK, sent(160, 5.0))
-    told, untold = fitted(rows), fitted([replace(row, gaps=()) for row in rows])
+@pytest.fixture(scope="module")
+def told() -> EngineFit:
+    """Of a run whose log says when every token came."""
+    return fitted(served(CLOCK, sent(160, 5.0)))
+
+
+def test_gaps_tell_what_percentiles_do_not(told: EngineFit) -> None:
+    untold = fitted([replace(row, gaps=()) for row in served(CLOCK, sent(160, 5.0))])
     name = "compute_efficiency"
     assert name not in told.unidentified
     assert name in untold.unidentified
@@ -231,14 +236,13 @@ def test_gaps_tell_what_percentiles_do_not() -> None:
     assert all(told.alone[each] < untold.alone[each] for each in ("memory_efficiency", "step_s"))
 
 
-def test_what_came_while_it_warmed_up_is_left_out() -> None:
-    steady = fitted(served(CLOCK, sent(160, 5.0)))
+def test_what_came_while_it_warmed_up_is_left_out(told: EngineFit) -> None:
     rows = served(CLOCK, sent(160, 5.0), slower=lambda now: 1.6 if now < 6.0 else 1.0)
     warm = fitted(rows)
     assert any("warming up" in note for note in warm.notes)
-    assert not any("warming up" in note for note in steady.notes)
+    assert not any("warming up" in note for note in told.notes)
     step = TRUTH["step_s"] + 15.2e9 / (TRUTH["memory_efficiency"] * 3.35e12)
-    for fit in (steady, warm):
+    for fit in (told, warm):
         found = fit.constants
         assert found["step_s"] + 15.2e9 / (found["memory_efficiency"] * 3.35e12) == pytest.approx(
             step, rel=0.1
