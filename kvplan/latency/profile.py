@@ -50,29 +50,9 @@ class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
     __slots__ = (
-        "_context_ranks",
-        "_decode",
-        "_full_limit",
-        "_full_s",
-        "_head",
-        "_host",
-        "_joint",
-        "_launch",
-        "_linear",
-        "_links",
-        "_overhead",
-        "_pieces_limit",
-        "_pieces_s",
-        "_plain",
-        "_plain_s",
-        "_prefill",
-        "_ranks",
-        "_request",
-        "_sequence",
-        "_step",
-        "factors",
-        "launching",
-        "tables",
+        "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_host", "_joint", "_launch",
+        "_linear", "_links", "_overhead", "_pieces_limit", "_pieces_s", "_plain", "_plain_s", "_prefill",
+        "_request", "_sequence", "_step", "factors", "launching", "tables",
     )  # fmt: skip
 
     def __init__(

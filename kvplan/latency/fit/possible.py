@@ -92,13 +92,8 @@ def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_byt
     notes = []
     for family in families:
         rate = memory_rates(family, bandwidth_bytes_per_s, l2_bytes)
-        if rate.size and rate.max() < SLOWEST_RATE:
-            raise DataError(
-                f"{family.title} reaches {rate.max():.2%} of the memory bandwidth of {family.device} at best",
-                where=family.source,
-                hint="the column latency is in milliseconds; call it latency_us where it is not",
-            )
-        fast, far = int((rate > MAX_RATE).sum()), int((rate > FAR_RATE).sum())
+        _refuse_slow(family, rate, "memory bandwidth")
+        fast, far = _beyond(rate)
         if fast > MAX_FAST * rate.size or far > MAX_FAR * rate.size:
             raise DataError(
                 f"{family.title} implies {rate.max():.0%} of the memory bandwidth of {family.device}",
@@ -131,21 +126,28 @@ def check_arithmetic(family: Family, peak_flops: Mapping[Any, float]) -> None:
         DataError: naming the table and what it implies.
     """
     rate = arithmetic_rates(family, peak_flops)
-    if not rate.size:
-        return
-    if rate.max() < SLOWEST_RATE:
-        raise DataError(
-            f"{family.title} reaches {rate.max():.2%} of the peak arithmetic of {family.device} at best",
-            where=family.source,
-            hint="the column latency is in milliseconds; call it latency_us where it is not",
-        )
-    fast, far = int((rate > MAX_RATE).sum()), int((rate > FAR_RATE).sum())
+    _refuse_slow(family, rate, "peak arithmetic")
+    fast, far = _beyond(rate)
     if fast > MAX_FAST * rate.size and far > MAX_FAR * rate.size:
         raise DataError(
             f"{family.title} implies {rate.max():.0%} of the peak arithmetic of {family.device}",
             where=family.source,
             hint="another GPU was measured, or latencies are in another unit than milliseconds",
         )
+
+
+def _refuse_slow(family: Family, rates: Array, peak: str) -> None:
+    if rates.size and rates.max() < SLOWEST_RATE:
+        raise DataError(
+            f"{family.title} reaches {rates.max():.2%} of the {peak} of {family.device} at best",
+            where=family.source,
+            hint="the column latency is in milliseconds; call it latency_us where it is not",
+        )
+
+
+def _beyond(rates: Array) -> tuple[int, int]:
+    """How many are above a peak, and how many far above it."""
+    return int((rates > MAX_RATE).sum()), int((rates > FAR_RATE).sum())
 
 
 def computes_in(family: Family, peak_flops: Mapping[Any, float]) -> str:
